@@ -1,0 +1,99 @@
+"""The JSON of the record: what may be asked (contract A1) and how an event is told."""
+
+from datetime import UTC, date, datetime
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, WithJsonSchema
+
+from capecontrol.web.text_rules import one_line
+
+MOST_LOGS = 1000
+
+
+def _one_line(value: str) -> str:
+    return one_line(value, label="This", limit=1000)
+
+
+def _moment_or_day(value: Any) -> datetime | date:
+    """Read `2026-11-24` as that day and anything longer as a moment, which is UTC unless it names a zone."""
+    try:
+        text = str(value)
+        if len(text) == len("2026-11-24"):
+            return date.fromisoformat(text)
+        if "T" in text:
+            text = text.replace(" ", "+")  # as which a plus sign arrives that nobody escaped
+        moment = datetime.fromisoformat(text)
+        moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+        return moment.astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise ValueError("Give a day such as 2026-11-24 or a moment such as 2026-11-24T09:30:00Z.") from None
+
+
+Line = Annotated[str, AfterValidator(_one_line)]
+MomentOrDay = Annotated[
+    Any,
+    BeforeValidator(_moment_or_day),
+    WithJsonSchema({"anyOf": [{"type": "string", "format": "date"}, {"type": "string", "format": "date-time"}]}),
+]
+
+
+class LogsQuery(BaseModel):
+    """Which events to list; all of it optional, all of it together."""
+
+    event_category: Line | None = Field(default=None, max_length=50, description="Exactly this category.")
+    event_type: Line | None = Field(default=None, max_length=100, description="Exactly this event, or its synonym.")
+    user_id: Line | None = Field(default=None, max_length=320, description="An account's id, or an e-mail address.")
+    start_date: MomentOrDay | None = Field(default=None, description="From this day or moment on.")
+    end_date: MomentOrDay | None = Field(default=None, description="Until this day or moment, itself included.")
+    success_only: bool | None = Field(
+        default=None, description="true: what was done; false: what was refused; absent: both."
+    )
+    min_risk_score: int | None = Field(default=None, ge=0, le=100)
+    q: Line | None = Field(
+        default=None, max_length=200, description="Part of the description, the e-mail address or the event's name."
+    )
+    limit: int = Field(default=50, ge=1, le=MOST_LOGS)
+    cursor: str | None = Field(default=None, max_length=200, description="`next` of the page before.")
+
+
+class LogRow(BaseModel):
+    """One event. `id` is its number and `event_id` its identity; `created_at` is when it happened."""
+
+    id: int
+    event_id: str
+    user_id: str | None
+    user_email: str | None
+    user_role: str | None
+    subject_id: str | None
+    event_type: str
+    event_category: str
+    event_level: str
+    event_description: str
+    ip_address: str | None
+    user_agent: str | None
+    endpoint: str | None
+    http_method: str | None
+    status_code: int | None
+    response_time_ms: int | None
+    success: bool
+    error_message: str | None
+    metadata: dict[str, Any]
+    risk_score: int | None
+    created_at: datetime
+    event_timestamp: datetime
+
+
+class LogsAnswer(BaseModel):
+    """A page of events, newest first. With `q`, a category or a risk score a page may be short, even empty, and
+    still have a `next`: each request looks through a bounded part of the log."""
+
+    logs: list[LogRow]
+    next: str | None
+
+
+class EventTypesAnswer(BaseModel):
+    """The words the record is written in."""
+
+    event_types: list[str]
+    event_categories: list[str]
+    event_levels: list[str]

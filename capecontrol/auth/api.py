@@ -1,0 +1,385 @@
+"""The JSON of accounts: contract V1 to V8, with the older pages' addresses beside."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from typing import Any, TypeVar
+
+from flask import Blueprint, Response, jsonify, request
+
+from capecontrol.auth import (
+    account,
+    availability,
+    credentials,
+    identity,
+    passwords,
+    registration,
+    sign_in,
+    waiting_room,
+)
+from capecontrol.auth.identity import login_required, public
+from capecontrol.auth.schemas import (
+    AvailabilityAnswer,
+    EmailQuery,
+    MeAnswer,
+    OlderAvailabilityAnswer,
+    OlderRegistrationAnswer,
+    PasswordAnswer,
+    PasswordBody,
+    PersonAnswer,
+    PlaceAnswer,
+    ProfileAnswer,
+    ProfileBody,
+    QueuedAnswer,
+    RegistrationAnswer,
+    RegistrationBody,
+    SignInAnswer,
+    SignInBody,
+    TokenForm,
+)
+from capecontrol.errors import DomainError, Invalid, NotReadable, RateLimited, RetryLater, UnsupportedContent
+from capecontrol.web import rate_limits
+from capecontrol.web.error_handlers import status_of
+from capecontrol.web.json_requests import check_shape, read_json, read_query, text_in_body
+from capecontrol.web.openapi import describes
+from capecontrol.web.rate_limits import limited
+
+endpoints = Blueprint("auth_api", __name__, url_prefix="/api")
+
+View = TypeVar("View", bound=Callable[..., Any])
+_LONGEST_KEY = 200
+_LONGEST_TICKET = 500
+
+
+def older_page(view: View) -> View:
+    """Answer an older page the way it reads: `success` and `message` beside the rest."""
+
+    @wraps(view)
+    def answered(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return view(*args, **kwargs)
+        except DomainError as refusal:
+            body = {"detail": refusal.detail, "errors": getattr(refusal, "errors", {})}
+            response = jsonify({**body, "success": False, "message": refusal.detail})
+            response.status_code = status_of(refusal)
+            if isinstance(refusal, RetryLater):
+                response.headers["Retry-After"] = str(refusal.retry_after)
+            return response
+
+    return answered  # type: ignore[return-value]
+
+
+@endpoints.get("/auth/v2/validate-email")
+@public
+@describes(
+    "Whether an address can be registered.",
+    query=EmailQuery,
+    answers={200: AvailabilityAnswer, 429: AvailabilityAnswer},
+)
+def validate_email() -> Response | tuple[Response, int]:
+    """V1."""
+    return _availability(lambda: read_query(EmailQuery).email)
+
+
+@endpoints.post("/auth/v2/validate-email")
+@public
+@describes(
+    "Whether an address can be registered, without the address in the path.",
+    body=EmailQuery,
+    answers={200: AvailabilityAnswer, 429: AvailabilityAnswer},
+)
+def validate_email_by_post() -> Response | tuple[Response, int]:
+    """V1's twin: routers log paths, so this one keeps the address out of them."""
+    return _availability(lambda: read_json(EmailQuery).email)
+
+
+@endpoints.post("/auth/v2/validate-password")
+@public
+@describes("How good a password is, by our rule.", body=PasswordBody, answers={200: PasswordAnswer})
+@limited(rate_limits.CHECK_PASSWORD)
+def validate_password() -> Response:
+    """V2."""
+    password = read_json(PasswordBody).password
+    wrong = passwords.problems(password)
+    answer = PasswordAnswer(
+        valid=not wrong,
+        score=passwords.score(password),
+        requirements=passwords.requirements(password),
+        message=wrong[0] if wrong else "This password will do.",
+    )
+    return jsonify(answer.model_dump())
+
+
+@endpoints.post("/auth/v2/register")
+@public
+@describes(
+    "Open an account; 503 with a ticket when many people do, to be sent again with X-Registration-Ticket.",
+    body=RegistrationBody,
+    answers={201: RegistrationAnswer, 409: None, 503: QueuedAnswer},
+    takes_idempotency_key=True,
+)
+@limited(rate_limits.REGISTER)
+def register() -> tuple[Response, int]:
+    """V3."""
+    return _register("api", RegistrationAnswer)
+
+
+@endpoints.get("/auth/v2/registration-place")
+@public
+@describes("Where a ticket stands in the waiting room.", answers={200: PlaceAnswer, 422: None})
+def registration_place() -> Response:
+    """V9; the ticket comes in a header, because routers log paths."""
+    ticket = _ticket()
+    if ticket is None:
+        raise waiting_room.NotATicket
+    place = waiting_room.get_place(ticket)
+    answer = PlaceAnswer.model_validate(place, from_attributes=True)
+    response = jsonify(answer.model_dump())
+    response.headers["Retry-After"] = str(place.poll_seconds)
+    return response
+
+
+@endpoints.post("/auth/register")
+@public
+@describes(
+    "Open an account, for the older page.",
+    body=RegistrationBody,
+    answers={201: OlderRegistrationAnswer, 409: None},
+    takes_idempotency_key=True,
+)
+@older_page
+@limited(rate_limits.REGISTER)
+def register_from_older_page() -> tuple[Response, int]:
+    """V7."""
+    return _register("older page", OlderRegistrationAnswer)
+
+
+@endpoints.post("/auth/register/step1")
+@public
+@describes(
+    "Whether an address can be registered, for the older page.", body=EmailQuery, answers={200: OlderAvailabilityAnswer}
+)
+@older_page
+def register_step1() -> Response:
+    """V7, first step: an address."""
+    found = _check_email(lambda: read_json(EmailQuery).email)
+    answer = OlderAvailabilityAnswer(
+        success=found.available,
+        available=found.available,
+        reason=found.reason,
+        message=found.message,
+        suggestion=found.suggestion,
+    )
+    return jsonify(answer.model_dump(exclude_none=True))
+
+
+@endpoints.post("/auth/register/step2")
+@public
+@describes(
+    "Open an account, the older page's second step.",
+    body=RegistrationBody,
+    answers={201: OlderRegistrationAnswer, 409: None},
+    takes_idempotency_key=True,
+)
+@older_page
+@limited(rate_limits.REGISTER)
+def register_step2() -> tuple[Response, int]:
+    """V7, second step: the account."""
+    return _register("older page, step 2", OlderRegistrationAnswer)
+
+
+@endpoints.post("/auth/v2/login")
+@public
+@describes("Sign in and get a bearer token of 12 hours.", body=SignInBody, answers={200: SignInAnswer, 401: None})
+@limited(rate_limits.SIGN_IN)
+def login() -> Response:
+    """V4."""
+    return _token_by_json("api")
+
+
+@endpoints.post("/auth/login")
+@public
+@describes("Sign in, for the older pages.", body=SignInBody, answers={200: SignInAnswer, 401: None})
+@older_page
+@limited(rate_limits.SIGN_IN)
+def login_from_older_page() -> Response:
+    """V4; the older pages read the failure's `message`."""
+    return _token_by_json("older page")
+
+
+@endpoints.post("/token")
+@public
+@describes("Sign in by form, as OAuth libraries do.", form=TokenForm, answers={200: SignInAnswer, 401: None})
+@limited(rate_limits.SIGN_IN)
+def token() -> Response:
+    """V4; the only endpoint that takes a form. It sets no cookie."""
+    with _refusals_recorded(request.form.get("username"), "token"):
+        if request.mimetype != "application/x-www-form-urlencoded":
+            raise UnsupportedContent("Send this as application/x-www-form-urlencoded.")
+        body = check_shape(TokenForm, request.form.to_dict())
+    return _token_for(body.username, body.password, "token")
+
+
+@endpoints.get("/auth/v2/me")
+@endpoints.get("/auth/me")
+@login_required
+@describes("Who I am.", answers={200: MeAnswer})
+def me() -> Response:
+    """V5."""
+    person = account.get_person(actor=identity.signed_in())
+    answer = MeAnswer(
+        **_person(person).model_dump(),
+        full_name=person.full_name,
+        user_role=person.user_role,
+        company_name=person.company_name,
+        created_at=person.created_at,
+    )
+    return jsonify(answer.model_dump(mode="json"))
+
+
+@endpoints.post("/auth/v2/logout")
+@login_required
+@describes("Sign out: the token is dead.", answers={204: None})
+def logout() -> tuple[str, int]:
+    """V6."""
+    sign_in.sign_out(actor=identity.signed_in(), method="api", token_secret=identity.bearer_secret())
+    return "", 204
+
+
+@endpoints.post("/enhanced/complete-phase2-profile")
+@login_required
+@describes("Store the profile of the second page.", body=ProfileBody, answers={200: ProfileAnswer})
+def complete_profile() -> Response:
+    """V8."""
+    fields = read_json(ProfileBody).model_dump(exclude_none=True)
+    person = account.complete_profile(fields, actor=identity.signed_in())
+    answer = ProfileAnswer(message="Your profile is saved.", profile=person.profile or {})
+    return jsonify(answer.model_dump())
+
+
+def _availability(read: Callable[[], str]) -> Response | tuple[Response, int]:
+    """Answer V1, in whose vocabulary trouble has a shape of its own: `available` is null and nothing is blocked."""
+    try:
+        found = _check_email(read)
+    except RetryLater as trouble:
+        is_limit = isinstance(trouble, RateLimited)
+        answer = AvailabilityAnswer(
+            available=None,
+            reason="rate_limited" if is_limit else "validation_error",
+            message=trouble.detail,
+            detail=trouble.detail,
+            errors={},
+        )
+        response = jsonify(answer.model_dump(exclude={"suggestion"}))
+        response.headers["Retry-After"] = str(trouble.retry_after)
+        return response, 429 if is_limit else 503
+    answer = AvailabilityAnswer(
+        available=found.available, reason=found.reason, message=found.message, suggestion=found.suggestion
+    )
+    return Response(answer.model_dump_json(exclude_none=True), mimetype="application/json")
+
+
+def _check_email(read: Callable[[], str]) -> availability.Availability:
+    """Check an address within the limits of its caller and of itself. Raises RetryLater, and what reading raises."""
+    try:
+        rate_limits.hold_to(rate_limits.CHECK_EMAIL, who=rate_limits.caller())
+        return availability.check_email(
+            read(), admit=lambda key: rate_limits.hold_to(rate_limits.CHECK_ONE_EMAIL, who=key)
+        )
+    except RateLimited:
+        availability.count_refused()
+        raise
+
+
+def _register(method: str, shape: type[RegistrationAnswer]) -> tuple[Response, int]:
+    try:
+        body = read_json(RegistrationBody)
+        key, ticket = _idempotency_key(), _ticket()
+    except (Invalid, NotReadable, UnsupportedContent) as refusal:
+        wrong = ", ".join(getattr(refusal, "errors", {})) or refusal.detail
+        registration.record_refused(text_in_body("email"), method=method, reason="invalid_input", error=wrong)
+        raise
+    application = registration.Application(
+        email=body.email,
+        password=body.password,
+        full_name=body.full_name,
+        user_role=body.user_role,
+        company_name=body.company_name,
+        terms_source=body.terms_source,
+        profile=body.profile,
+    )
+    try:
+        done = registration.register(
+            application,
+            actor=None,
+            method=method,
+            mint=credentials.token,
+            idempotency_key=key,
+            ticket=ticket,
+        )
+    except waiting_room.Queued as queued:
+        return _queued(queued), 503
+    user = done.user
+    answer = shape(
+        id=user.id,
+        email=user.email,
+        full_name=user.full_name,
+        user_role=user.user_role,
+        company_name=user.company_name,
+        created_at=user.created_at,
+        access_token=done.credential.secret,
+        accessToken=done.credential.secret,
+    )
+    return jsonify(answer.model_dump(mode="json")), 201
+
+
+def _queued(queued: waiting_room.Queued) -> Response:
+    place = queued.place
+    answer = QueuedAnswer(detail=queued.detail, ticket=queued.ticket, place=place.place, eta_seconds=place.eta_seconds)
+    response = jsonify(answer.model_dump())
+    response.headers["Retry-After"] = str(queued.retry_after)
+    return response
+
+
+def _ticket() -> str | None:
+    ticket = request.headers.get("X-Registration-Ticket")
+    if ticket is not None and len(ticket) > _LONGEST_TICKET:
+        raise waiting_room.NotATicket
+    return ticket or None
+
+
+def _idempotency_key() -> str | None:
+    key = request.headers.get("Idempotency-Key")
+    if key is None:
+        return None
+    if not 1 <= len(key) <= _LONGEST_KEY or not key.isascii() or not key.isprintable():
+        raise Invalid({"idempotency_key": ["Idempotency-Key must be 1 to 200 printable ASCII characters."]})
+    return key
+
+
+def _token_by_json(method: str) -> Response:
+    with _refusals_recorded(text_in_body("email"), method):
+        body = read_json(SignInBody)
+    return _token_for(body.email, body.password, method)
+
+
+@contextmanager
+def _refusals_recorded(email: str | None, method: str) -> Iterator[None]:
+    """Record a sign-in whose shape alone was wrong."""
+    try:
+        yield
+    except (Invalid, NotReadable, UnsupportedContent) as refusal:
+        sign_in.record_refused(email, method=method, reason="invalid_input", error=refusal.detail)
+        raise
+
+
+def _token_for(email: str, password: str, method: str) -> Response:
+    rate_limits.hold_to(rate_limits.SIGN_IN_TO_ACCOUNT, who=f"{rate_limits.caller()}|{identity.account_bucket(email)}")
+    user, credential = sign_in.sign_in(email, password, actor=None, method=method, mint=credentials.token)
+    answer = SignInAnswer(access_token=credential.secret, token=credential.secret, user=_person(user))
+    return jsonify(answer.model_dump())
+
+
+def _person(user: Any) -> PersonAnswer:
+    first, _, last = (user.full_name or "").partition(" ")
+    return PersonAnswer(id=user.id, email=user.email, firstName=first, lastName=last, role=user.user_role)

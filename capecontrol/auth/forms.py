@@ -1,0 +1,102 @@
+"""The fields of the account pages and their shape checks."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from flask_wtf import FlaskForm
+from wtforms import BooleanField, Field, HiddenField, PasswordField, RadioField, StringField
+from wtforms.fields import SelectChoice
+from wtforms.validators import InputRequired, ValidationError
+
+from capecontrol.auth import email_addresses
+from capecontrol.web.text_rules import one_line
+
+LONGEST_NAME = 200
+LONGEST_COMPANY = 255
+
+
+def _strip(value: str | None) -> str:
+    return (value or "").strip()
+
+
+class RegisterForm(FlaskForm):
+    """Opening an account. `fax_number` is the trap; `idempotency_key` makes a double click one registration."""
+
+    full_name = StringField("Your name", filters=[_strip])
+    email = StringField("E-mail address", filters=[_strip])
+    password = PasswordField("Password")
+    user_role = RadioField(
+        "What brings you here",
+        choices=[SelectChoice("client", "I want things done"), SelectChoice("developer", "I build things")],
+        default="client",
+        validate_choice=False,
+    )
+    company_name = StringField("Company", filters=[_strip])
+    terms = BooleanField("I accept the terms", false_values=(False, "false", "", "no"))
+    idempotency_key = HiddenField()
+    rendered_at = HiddenField()
+    fax_number = StringField("Leave this empty")
+
+    def validate_full_name(self, field: Field) -> None:
+        """Require a name of one line."""
+        if not field.data:
+            raise ValidationError("Tell us what to call you.")
+        _check_line(field, "Your name", LONGEST_NAME)
+
+    def validate_email(self, field: Field) -> None:
+        """Require an address that mail could be sent to."""
+        try:
+            email_addresses.parse(field.data)
+        except ValueError as error:
+            raise ValidationError(str(error)) from None
+
+    def validate_password(self, field: Field) -> None:
+        """Require something; the rule itself is the service's."""
+        if not field.data:
+            raise ValidationError("Choose a password of at least 12 characters.")
+
+    def validate_user_role(self, field: Field) -> None:
+        """Allow the two roles a person may choose."""
+        if field.data not in ("client", "developer"):
+            raise ValidationError("Choose one of the two.")
+
+    def validate_company_name(self, field: Field) -> None:
+        """Allow one line."""
+        _check_line(field, "The company's name", LONGEST_COMPANY)
+
+    def validate_terms(self, field: Field) -> None:
+        """Require the tick."""
+        if not field.data:
+            raise ValidationError("Please accept the terms to open an account.")
+
+
+class SignInForm(FlaskForm):
+    """Signing in."""
+
+    email = StringField("E-mail address", filters=[_strip], validators=[InputRequired("Enter your e-mail address.")])
+    password = PasswordField("Password", validators=[InputRequired("Enter your password.")])
+    remember = BooleanField("Keep me signed in on this device for 30 days")
+    next = HiddenField()
+
+
+class WaitingForm(FlaskForm):
+    """The password once more, at one's turn in the waiting room; everything else was kept."""
+
+    password = PasswordField("Password", validators=[InputRequired("Type your password once more.")])
+
+
+def add_errors(form: FlaskForm, errors: Mapping[str, Sequence[str]]) -> None:
+    """Put a service's sentences on the form's fields, those of unknown fields on the form itself."""
+    for name, texts in errors.items():
+        field: Any = form._fields.get(name)
+        if field is None or isinstance(field, HiddenField):
+            form.form_errors.extend(texts)
+        else:
+            field.errors = [*field.errors, *texts]
+
+
+def _check_line(field: Field, label: str, limit: int) -> None:
+    try:
+        field.data = one_line(field.data, label=label, limit=limit)
+    except ValueError as error:
+        raise ValidationError(str(error)) from None

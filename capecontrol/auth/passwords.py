@@ -1,0 +1,262 @@
+"""Passwords: the rule, the strength, the hash, and the gate in front of the hash.
+
+The hash is the slowest step of a registration and fills the processor's cores, so only as many run at once as there
+are cores, and registrations have permits apart from sign-ins: a storm of one never stops the other.
+"""
+
+import ctypes
+import itertools
+import re
+import threading
+import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+
+import bcrypt
+from argon2 import PasswordHasher, extract_parameters
+from argon2.exceptions import InvalidHashError, VerificationError
+from zxcvbn.frequency_lists import FREQUENCY_LISTS
+
+from capecontrol import clock
+from capecontrol.errors import Overloaded
+
+SHORTEST = 12
+LONGEST = 256
+GATE_WAIT_SECONDS = 1.0
+
+# A stored hash that asks for more than this is not ours, and would be an attack on memory.
+_MOST_MEMORY_KIB = 262_144
+_FIRST_GUESS_SECONDS = 0.05
+_M_MMAP_THRESHOLD = -3
+_PRODUCT_WORDS = ("capecontrol",)
+_LEET = str.maketrans("013457@$!", "oieastasi")
+_WEIGHTS = {"minLength": 25, "hasUpper": 20, "hasLower": 20, "hasNumber": 20, "hasSpecial": 15}
+
+
+class Gate:
+    """Permits for hashing: few run, few wait, nobody waits longer than a second."""
+
+    def __init__(self, permits: int, waiters: int) -> None:
+        self._permits = threading.BoundedSemaphore(permits)
+        self._waiting = threading.BoundedSemaphore(permits + waiters)
+
+    @contextmanager
+    def admitted(self) -> Iterator[None]:
+        """Hold a permit. Raises Overloaded at once when too many wait already, or after the wait, which ends with the
+        request's budget: work whose caller has left is not begun."""
+        if not self._waiting.acquire(blocking=False):
+            raise Overloaded
+        try:
+            with clock.timed("gate"):
+                wait = min(GATE_WAIT_SECONDS, max(0.0, clock.seconds_left()))
+                is_admitted = self._permits.acquire(timeout=wait)
+            if not is_admitted:
+                raise Overloaded
+            try:
+                yield
+            finally:
+                self._permits.release()
+        finally:
+            self._waiting.release()
+
+
+@dataclass(slots=True)
+class _Hashing:
+    hasher: PasswordHasher
+    seconds: float
+    registration: Gate
+    sign_in: Gate
+    decoy: str
+
+
+def configure(*, slots: int, threads: int, memory_kib: int, passes: int) -> None:
+    """Set the hash's cost and the gate's size for this process: `slots` hashes at a time for registrations and as many
+    for sign-ins. Registrations may occupy half the threads and sign-ins a quarter, so that a quarter always answers."""
+    global _hashing
+    _return_memory_at_once()
+    hasher = PasswordHasher(time_cost=passes, memory_cost=memory_kib, parallelism=1)
+    _hashing = _Hashing(
+        hasher=hasher,
+        seconds=_FIRST_GUESS_SECONDS * passes / 2 * memory_kib / 19456,
+        registration=Gate(slots, waiters=max(1, threads // 2 - slots)),
+        sign_in=Gate(slots, waiters=max(1, threads // 4 - slots)),
+        decoy=_decoy(passes, memory_kib),
+    )
+
+
+def _return_memory_at_once() -> None:
+    """Make the C library give a hash's memory back when it is done, so that memory is bounded by permits.
+
+    glibc learns from the first hash that such blocks come again, and then keeps one for every thread that ever hashed:
+    16 threads held 300 MB. A fixed threshold (mallopt, M_MMAP_THRESHOLD) ends the learning.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, 1024 * 1024)
+
+
+def hash_for_registration(password: str) -> str:
+    """Return the argon2id hash. Raises Overloaded when the gate is full."""
+    hashing = _ready()
+    with hashing.registration.admitted(), clock.timed("hash"):
+        started = clock.monotonic()
+        password_hash = hashing.hasher.hash(_normal(password))
+        # An average that forgets slowly; two threads writing it at once lose a sample, which costs nothing.
+        hashing.seconds += (clock.monotonic() - started - hashing.seconds) / 16
+        return password_hash
+
+
+def seconds_per_hash() -> float:
+    """Return what a hash takes here lately, in seconds, for estimates of how long others wait."""
+    return max(0.001, _ready().seconds)
+
+
+def verify_for_registration(password_hash: str | None, password: str) -> bool:
+    """Say whether a repeated registration carries the account's password. Raises Overloaded."""
+    with _ready().registration.admitted(), clock.timed("hash"):
+        return _matches(password_hash, password)
+
+
+def verify_for_sign_in(password_hash: str | None, password: str) -> tuple[bool, str | None]:
+    """Say whether the password is right, and return a fresh hash when the stored one is of an older kind.
+
+    With no stored hash the same work is done in vain, so that an unknown address takes as long as a known one.
+    Raises Overloaded when the gate is full.
+    """
+    with _ready().sign_in.admitted(), clock.timed("hash"):
+        is_right = _matches(password_hash or _ready().decoy, password) and password_hash is not None
+        if is_right and password_hash and _is_outdated(password_hash):
+            return True, _ready().hasher.hash(_normal(password))
+        return is_right, None
+
+
+def problems(password: str, *, email: str = "", name: str = "") -> list[str]:
+    """Return what is wrong with a new password, in sentences; empty when it will do.
+
+    NIST SP 800-63B-4 and ASVS 6.2: length counts and no composition is asked for; common and breached passwords, the
+    product's name and the person's own are refused.
+    """
+    if len(password) < SHORTEST:
+        return [f"Use at least {SHORTEST} characters. A few unrelated words make a good password."]
+    if len(password) > LONGEST:
+        return [f"Use at most {LONGEST} characters."]
+    if any(unicodedata.category(character) in ("Cc", "Cs") for character in password):
+        return ["Control characters cannot be part of a password."]
+    folded = password.casefold()
+    if any(_is_little_more_than(word, folded) for word in _PRODUCT_WORDS):
+        return ["This is little more than our own name. Please choose something harder to guess."]
+    if _is_part_of(email, folded) or any(_is_little_more_than(word, folded) for word in _own_words(email, name)):
+        return ["This is little more than your own name or address. Please choose something harder to guess."]
+    if _is_common(folded):
+        return ["This password is on lists that attackers try first. Please choose another."]
+    return []
+
+
+def requirements(password: str) -> dict[str, bool]:
+    """Return the older client's five marks; only the length is a rule of ours."""
+    return {
+        "minLength": len(password) >= SHORTEST,
+        "hasUpper": any(character.isupper() for character in password),
+        "hasLower": any(character.islower() for character in password),
+        "hasNumber": any(character.isdigit() for character in password),
+        "hasSpecial": any(not character.isalnum() for character in password),
+    }
+
+
+def score(password: str) -> int:
+    """Return 0 to 100: the older client's weights, held low while the password would be refused."""
+    total = sum(_WEIGHTS[mark] for mark, is_met in requirements(password).items() if is_met)
+    return min(total, 20) if problems(password) else max(total, 60)
+
+
+def _matches(password_hash: str | None, password: str) -> bool:
+    if not password_hash:
+        return False
+    if password_hash.startswith("$2"):
+        # bcrypt reads 72 bytes; inherited accounts were made by a library that cut there silently.
+        try:
+            return bcrypt.checkpw(password.encode("utf-8", "replace")[:72], password_hash.encode())
+        except ValueError:  # cut short on its way here; nobody's password
+            return False
+    try:
+        if extract_parameters(password_hash).memory_cost > _MOST_MEMORY_KIB:
+            return False
+        return _ready().hasher.verify(password_hash, _normal(password))
+    except (VerificationError, InvalidHashError):
+        return False
+
+
+def _is_outdated(password_hash: str) -> bool:
+    return password_hash.startswith("$2") or _ready().hasher.check_needs_rehash(password_hash)
+
+
+def _normal(password: str) -> bytes:
+    """Return the password's bytes in Unicode NFC, so that two keyboards writing the same character agree."""
+    return unicodedata.normalize("NFC", password).encode("utf-8", "replace")
+
+
+def _own_words(email: str, name: str) -> list[str]:
+    """Return the letters of the person's names and of the address's first part, where there are enough of them."""
+    texts = [email.partition("@")[0], *name.split(), name]
+    words = [_letters(text) for text in texts]
+    return [word for word in words if len(word) >= 4]
+
+
+def _is_little_more_than(word: str, folded: str) -> bool:
+    """Say whether the password is the word with fewer than four letters beside, whatever digits and marks it has."""
+    letters = _letters(folded)
+    return word in letters and len(letters) - len(word) < 4
+
+
+def _is_part_of(email: str, folded: str) -> bool:
+    """Say whether the password is a piece of the person's own address."""
+    letters = _letters(folded)
+    return len(letters) >= 6 and letters in _letters(email)
+
+
+def _letters(text: str) -> str:
+    return re.sub(r"[\W\d_]+", "", text.casefold())
+
+
+def _is_common(folded: str) -> bool:
+    """Say whether the password is a listed one, also in disguise: doubled, decorated at its ends, or a plain row."""
+    candidates = {folded, folded.translate(_LEET)}
+    candidates |= {re.sub(r"^[\W\d_]+|[\W\d_]+$", "", candidate) for candidate in tuple(candidates)}
+    candidates |= {_repeated_part(candidate) for candidate in tuple(candidates)}
+    return (
+        len(_repeated_part(folded)) < 4
+        or not candidates.isdisjoint(_listed())
+        or any(_is_a_row(candidate) for candidate in candidates if len(candidate) > 3)
+    )
+
+
+def _repeated_part(text: str) -> str:
+    match = re.fullmatch(r"(.+?)\1+", text, flags=re.DOTALL)
+    return match[1] if match else text
+
+
+def _is_a_row(text: str) -> bool:
+    """Say whether the text only counts up or down, like abcdefghijkl or 987654321."""
+    steps = {ord(after) - ord(before) for before, after in itertools.pairwise(text)}
+    return steps in ({1}, {-1}, {0})
+
+
+@lru_cache(maxsize=1)
+def _listed() -> frozenset[str]:
+    return frozenset(FREQUENCY_LISTS["passwords"])
+
+
+_hashing: _Hashing | None = None
+
+
+def _ready() -> _Hashing:
+    if _hashing is None:
+        raise RuntimeError("passwords.configure() was not called")
+    return _hashing
+
+
+def _decoy(passes: int, memory_kib: int) -> str:
+    """Return a well-formed hash of nobody's password, made without the cost of hashing."""
+    return f"$argon2id$v=19$m={memory_kib},t={passes},p=1$c29tZXNhbHRzb21lc2FsdA$" + "A" * 43

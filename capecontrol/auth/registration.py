@@ -1,0 +1,280 @@
+"""Opening an account: the rules and the writes."""
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+import structlog
+from sqlalchemy import delete, func, select
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.exc import SQLAlchemyError
+
+from capecontrol import clock, ids
+from capecontrol.audit import events
+from capecontrol.audit.actor import Actor
+from capecontrol.audit.recorder import record, record_failure
+from capecontrol.auth import email_addresses, passwords, waiting_room
+from capecontrol.auth.credentials import Credential, Mint, end_session_of
+from capecontrol.auth.email_addresses import EmailAddress
+from capecontrol.auth.models import IdempotencyKey, User
+from capecontrol.database import is_passing
+from capecontrol.errors import Conflict, DomainError, Invalid, Overloaded, RetryLater, Unavailable
+from capecontrol.extensions import db
+
+KEY_LASTS = timedelta(hours=24)
+_SCOPE = "registration"
+
+log = structlog.get_logger("registration")
+
+
+class EmailTaken(Conflict):
+    """The address belongs to an account already."""
+
+    detail = "That e-mail address already has an account. Sign in instead, or use another address."
+
+
+class KeyUsedDifferently(Invalid):
+    """The idempotency key was used for another registration, or with another password."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            {"idempotency_key": ["This registration was already sent with other details. Please send a fresh one."]}
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Application:
+    """What somebody filled in to open an account, already of the right shape."""
+
+    email: str
+    password: str = field(repr=False)
+    full_name: str
+    user_role: str
+    company_name: str | None = None
+    terms_source: str = "page"
+    profile: dict[str, str] = field(default_factory=dict)
+    """Further columns of the account: industry, project_budget, skills, portfolio, github, phone, website,
+    experience."""
+
+
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """The account and what its owner holds from now on."""
+
+    user: User
+    credential: Credential
+
+
+def register(
+    application: Application,
+    *,
+    actor: Actor | None,
+    method: str,
+    mint: Mint,
+    idempotency_key: str | None = None,
+    ticket: str | None = None,
+) -> Registered:
+    """Open an account and mint its first credential, in one transaction.
+
+    `actor` is who was signed in in this browser before, if anybody; that session ends.
+
+    The database decides uniqueness, by `ON CONFLICT DO NOTHING` on the address key. A repeat under the same
+    idempotency key within 24 hours gives the same account and a fresh credential, if the password is the same.
+    When the gate is full, or others wait already, raises waiting_room.Queued with a ticket to come again with.
+    Raises Invalid, EmailTaken, KeyUsedDifferently, TicketSpent or Overloaded too. Each refusal is recorded and changes
+    nothing; being asked to wait is no refusal.
+    """
+    try:
+        address = _checked(application)
+        fingerprint = _fingerprint(application, address)
+        # Asked in this order, because account and key become visible together: a twin's commit between the two
+        # questions is then a repeat, and never a taken address.
+        is_taken = _account(address) is not None  # spares the hash; the insert below is what decides
+        known = _kept_key(idempotency_key)
+        if known is not None:
+            return _repeat(known, fingerprint, application.password, mint)
+        if is_taken:
+            raise EmailTaken
+        db.session.rollback()  # no connection is held while waiting and hashing
+        ticket_id = waiting_room.admit(address.key, ticket)
+        password_hash = _hash(application.password, address, ticket)
+        user = _insert_account(application, address, password_hash)
+        if user is None:
+            known = _kept_key(idempotency_key)
+            if known is None:
+                raise EmailTaken
+            return _repeat(known, fingerprint, application.password, mint)
+        if idempotency_key is not None:
+            _keep_key(idempotency_key, fingerprint, user)
+        if ticket_id is not None:
+            waiting_room.use(ticket_id)
+        end_session_of(actor)
+        credential = mint(user)
+        record(
+            events.USER_REGISTRATION,
+            actor=_as_actor(user, credential),
+            subject_id=user.id,
+            details={"method": method, "role": user.user_role, "terms_source": application.terms_source},
+        )
+        db.session.commit()
+    except RetryLater:
+        db.session.rollback()
+        raise
+    except SQLAlchemyError as failure:
+        db.session.rollback()
+        record_refused(application.email, method=method, reason="unavailable", error=type(failure).__name__)
+        if is_passing(failure):
+            raise Unavailable from failure
+        raise
+    except DomainError as refusal:
+        db.session.rollback()
+        record_refused(application.email, method=method, reason=_reason(refusal), error=refusal.detail)
+        raise
+    return Registered(user, credential)
+
+
+def record_refused(email: str | None, *, method: str, reason: str, error: str) -> None:
+    """Record that an application was refused, also where its shape alone was wrong."""
+    record_failure(
+        events.USER_REGISTRATION_FAILED,
+        actor=None,
+        email=email,
+        error=error,
+        details={"method": method, "reason": reason},
+    )
+
+
+def forget_old_keys() -> int:
+    """Delete idempotency keys older than 24 hours; return how many."""
+    gone = db.session.execute(delete(IdempotencyKey).where(IdempotencyKey.created_at < clock.now() - KEY_LASTS))
+    db.session.commit()
+    return gone.rowcount  # type: ignore[attr-defined]
+
+
+def _checked(application: Application) -> EmailAddress:
+    """Return the address when all rules hold. Raises Invalid with every broken one."""
+    found: dict[str, list[str]] = {}
+    address = EmailAddress("", "")
+    try:
+        address = email_addresses.parse(application.email)
+    except ValueError as error:
+        found["email"] = [str(error)]
+    if wrong := passwords.problems(application.password, email=application.email, name=application.full_name):
+        found["password"] = wrong
+    if application.user_role not in ("client", "developer"):
+        found["user_role"] = ["Choose client or developer."]
+    if found:
+        raise Invalid(found)
+    return address
+
+
+def _hash(password: str, address: EmailAddress, ticket: str | None) -> str:
+    """Hash behind the gate. Raises what somebody is told whom the gate cannot take."""
+    try:
+        return passwords.hash_for_registration(password)
+    except Overloaded:
+        raise waiting_room.turned_away(address.key, ticket) from None
+
+
+def _account(address: EmailAddress) -> str | None:
+    return db.session.scalar(select(User.id).where(User.email_key == address.key))
+
+
+def _insert_account(application: Application, address: EmailAddress, password_hash: str) -> User | None:
+    """Insert the account, or return None when the address is taken, also by somebody a moment earlier."""
+    return db.session.scalar(
+        insert(User)
+        .values(
+            id=ids.new_id(),
+            email=address.address,
+            email_key=address.key,
+            password_hash=password_hash,
+            user_role=application.user_role,
+            full_name=application.full_name,
+            company_name=application.company_name,
+            tos_accepted_at=clock.now(),
+            tos_source=application.terms_source,
+            **application.profile,
+        )
+        .on_conflict_do_nothing(index_elements=[User.email_key])
+        .returning(User)
+    )
+
+
+def _kept_key(key: str | None) -> IdempotencyKey | None:
+    if key is None:
+        return None
+    return db.session.scalar(
+        select(IdempotencyKey).where(
+            IdempotencyKey.scope == _SCOPE,
+            IdempotencyKey.key_hash == ids.fingerprint(key),
+            IdempotencyKey.created_at > clock.now() - KEY_LASTS,
+        )
+    )
+
+
+def _keep_key(key: str, fingerprint: str, user: User) -> None:
+    """Store the key with the account. Raises KeyUsedDifferently when it stands for another registration."""
+    fresh = insert(IdempotencyKey).values(
+        scope=_SCOPE,
+        key_hash=ids.fingerprint(key),
+        fingerprint=fingerprint,
+        user_id=user.id,
+        created_at=clock.now(),
+    )
+    stored = db.session.execute(
+        fresh.on_conflict_do_update(
+            index_elements=[IdempotencyKey.scope, IdempotencyKey.key_hash],
+            set_={name: fresh.excluded[name] for name in ("fingerprint", "user_id", "created_at")},
+            where=IdempotencyKey.created_at <= func.now() - KEY_LASTS,
+        ).returning(IdempotencyKey.key_hash)
+    ).scalar_one_or_none()
+    if stored is None:
+        raise KeyUsedDifferently
+
+
+def _repeat(known: IdempotencyKey, fingerprint: str, password: str, mint: Mint) -> Registered:
+    """Answer a repeated registration as the first time: no answer is stored, so the password is asked again."""
+    same_details = known.fingerprint == fingerprint
+    user = db.session.get_one(User, known.user_id)
+    password_hash, user_id = user.password_hash, user.id
+    is_open = user.is_active
+    db.session.rollback()
+    if not is_open or not same_details or not passwords.verify_for_registration(password_hash, password):
+        raise KeyUsedDifferently
+    user = db.session.get_one(User, user_id)
+    credential = mint(user)
+    record(
+        events.USER_LOGIN,
+        actor=_as_actor(user, credential),
+        details={"method": "repeated registration", "remembered": False},
+    )
+    db.session.commit()
+    return Registered(user, credential)
+
+
+def _fingerprint(application: Application, address: EmailAddress) -> str:
+    """Return what must be equal for a repeat to be one; made from no password."""
+    parts = [
+        address.key,
+        application.full_name,
+        application.user_role,
+        application.company_name,
+        sorted(application.profile.items()),
+    ]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def _reason(refusal: DomainError) -> str:
+    reasons = {
+        EmailTaken: "email_taken",
+        KeyUsedDifferently: "key_used_differently",
+        waiting_room.TicketSpent: "ticket_spent",
+        waiting_room.NotATicket: "no_ticket_of_ours",
+    }
+    return next((word for kind, word in reasons.items() if isinstance(refusal, kind)), "invalid_input")
+
+
+def _as_actor(user: User, credential: Credential) -> Actor:
+    return Actor(user.id, user.email, user.user_role, user.full_name, credential.session_id)

@@ -1,0 +1,307 @@
+"""The JSON of accounts: what the endpoints read and what they answer (contract V1 to V9)."""
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    model_validator,
+)
+
+from capecontrol.web.text_rules import one_line
+
+LONGEST_LINE = 1000
+LONGEST_PASSWORD_READ = 4096
+"""Characters of a password that are read at all; the rule's own limit is lower and says so in words."""
+
+
+def _blank_is_absent(value: Any) -> Any:
+    return None if isinstance(value, str) and not value.strip() else value
+
+
+def _one_line(value: str | None, info: ValidationInfo) -> str | None:
+    if value is None:
+        return None
+    return one_line(value, label=_label(info), limit=LONGEST_LINE)
+
+
+def _required_line(value: str, info: ValidationInfo) -> str:
+    line = _one_line(value, info) or ""
+    if not line:
+        raise ValueError(f"{_label(info)} is required.")
+    return line
+
+
+def _label(info: ValidationInfo) -> str:
+    return (info.field_name or "text").replace("_", " ").capitalize()
+
+
+def _accepted(value: bool | None) -> bool | None:
+    if value is False:
+        raise ValueError("The terms must be accepted to open an account.")
+    return value
+
+
+RequiredLine = Annotated[str, AfterValidator(_required_line)]
+OptionalLine = Annotated[str | None, BeforeValidator(_blank_is_absent), AfterValidator(_one_line)]
+"""Text that may be absent; empty strings and null mean absent."""
+
+
+class EmailQuery(BaseModel):
+    """An address to check."""
+
+    email: str = Field(max_length=1000)
+
+
+class PasswordBody(BaseModel):
+    """A password to judge."""
+
+    password: str = Field(max_length=LONGEST_PASSWORD_READ)
+
+
+class RegistrationBody(BaseModel):
+    """A registration in either vocabulary: the browser client's (`firstName`, `role`, `company`) or ours."""
+
+    model_config = ConfigDict(extra="ignore", populate_by_name=True)
+
+    email: str = Field(max_length=1000)
+    password: str = Field(max_length=LONGEST_PASSWORD_READ)
+    full_name: RequiredLine = Field(max_length=200)
+    user_role: Literal["client", "developer"] = "client"
+    company_name: OptionalLine = Field(default=None, max_length=255)
+    industry: OptionalLine = Field(default=None, max_length=255)
+    project_budget: OptionalLine = Field(default=None, max_length=255)
+    skills: OptionalLine = Field(default=None, max_length=1000)
+    portfolio: OptionalLine = Field(default=None, max_length=500)
+    github: OptionalLine = Field(default=None, max_length=255)
+    phone: OptionalLine = Field(default=None, max_length=50)
+    website: OptionalLine = Field(default=None, max_length=500)
+    experience: OptionalLine = Field(default=None, max_length=100)
+    tos_accepted: Annotated[bool | None, AfterValidator(_accepted)] = Field(
+        default=None, validation_alias=AliasChoices("tos_accepted", "termsAccepted", "terms")
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_vocabulary(cls, data: Any) -> Any:
+        """Fold the browser client's names into ours; `customer` means `client`."""
+        if not isinstance(data, dict):
+            return data
+        data = dict(data)
+        if data.get("full_name") is None and not data.keys().isdisjoint(("firstName", "lastName")):
+            data["full_name"] = _joined_name(data.get("firstName"), data.get("lastName"))
+        if data.get("user_role") is None and "role" in data:
+            data["user_role"] = data["role"]
+        if data.get("user_role") in (None, ""):
+            data.pop("user_role", None)
+        elif data["user_role"] == "customer":
+            data["user_role"] = "client"
+        if data.get("company_name") is None and "company" in data:
+            data["company_name"] = data["company"]
+        return data
+
+    @property
+    def profile(self) -> dict[str, str]:
+        """The further columns of the account that were given."""
+        names = ("industry", "project_budget", "skills", "portfolio", "github", "phone", "website", "experience")
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
+
+    @property
+    def terms_source(self) -> str:
+        """Where the acceptance of the terms comes from: the older client sends none, but its button needs the tick."""
+        return "api" if self.tos_accepted else "legacy client"
+
+
+class SignInBody(BaseModel):
+    """An address and a password; `userType` of the older pages is ignored like every unknown field."""
+
+    email: str = Field(max_length=1000)
+    password: str = Field(max_length=LONGEST_PASSWORD_READ)
+
+
+class TokenForm(BaseModel):
+    """The form of `/api/token`: OAuth's names for the same two."""
+
+    username: str = Field(max_length=1000)
+    password: str = Field(max_length=LONGEST_PASSWORD_READ)
+
+
+class ProfileBody(BaseModel):
+    """What the browser client's second page asks; anything not named here is ignored."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    companyName: str | None = Field(default=None, max_length=255)  # noqa: N815 -- the browser client's names
+    industry: str | None = Field(default=None, max_length=255)
+    companySize: str | None = Field(default=None, max_length=100)  # noqa: N815
+    businessType: str | None = Field(default=None, max_length=255)  # noqa: N815
+    useCase: str | None = Field(default=None, max_length=4000)  # noqa: N815
+    budget: str | None = Field(default=None, max_length=100)
+    goals: list[Annotated[str, Field(max_length=500)]] | None = Field(default=None, max_length=50)
+    preferredIntegrations: list[Annotated[str, Field(max_length=255)]] | None = Field(  # noqa: N815
+        default=None, max_length=50
+    )
+    timeline: str | None = Field(default=None, max_length=255)
+    experience: str | None = Field(default=None, max_length=4000)
+    githubUrl: str | None = Field(default=None, max_length=500)  # noqa: N815
+    portfolioUrl: str | None = Field(default=None, max_length=500)  # noqa: N815
+    skills: list[Annotated[str, Field(max_length=255)]] | None = Field(default=None, max_length=100)
+    specializations: list[Annotated[str, Field(max_length=255)]] | None = Field(default=None, max_length=100)
+    previousWork: str | None = Field(default=None, max_length=8000)  # noqa: N815
+    workType: str | None = Field(default=None, max_length=255)  # noqa: N815
+    availability: str | None = Field(default=None, max_length=255)
+    payoutMethod: str | None = Field(default=None, max_length=255)  # noqa: N815
+    bio: str | None = Field(default=None, max_length=8000)
+    profileImage: str | None = Field(default=None, max_length=2000)  # noqa: N815
+    socialLinks: "SocialLinks | None" = None  # noqa: N815
+    profileCompleted: bool | None = None  # noqa: N815
+    phase2Completed: bool | None = None  # noqa: N815
+
+    @model_validator(mode="after")
+    def _text_only(self) -> "ProfileBody":
+        for text in _texts(self.model_dump(exclude_none=True)):
+            if any(ord(character) < 32 and character not in "\n\r\t" for character in text) or not _is_storable(text):
+                raise ValueError("Profile texts must not contain control characters.")
+        return self
+
+
+class SocialLinks(BaseModel):
+    """Addresses of a developer's pages elsewhere."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    linkedin: str | None = Field(default=None, max_length=500)
+    twitter: str | None = Field(default=None, max_length=500)
+    website: str | None = Field(default=None, max_length=500)
+
+
+class AvailabilityAnswer(BaseModel):
+    """V1: `available` is null when it could not be checked; `suggestion` is there where the address looks mistyped."""
+
+    available: bool | None
+    reason: str | None = None
+    message: str
+    suggestion: str | None = None
+    detail: str | None = None
+    errors: dict[str, list[str]] | None = None
+
+
+class OlderAvailabilityAnswer(AvailabilityAnswer):
+    """V7, step 1."""
+
+    success: bool
+
+
+class PasswordAnswer(BaseModel):
+    """V2."""
+
+    valid: bool
+    score: int
+    requirements: dict[str, bool]
+    message: str
+
+
+class RegistrationAnswer(BaseModel):
+    """V3: the account and a token for it, the token also in the browser client's spelling."""
+
+    id: str
+    email: str
+    full_name: str | None
+    user_role: str
+    company_name: str | None
+    created_at: datetime
+    access_token: str
+    accessToken: str  # noqa: N815
+    token_type: Literal["bearer"] = "bearer"  # noqa: S105 -- a word of the protocol
+
+
+class OlderRegistrationAnswer(RegistrationAnswer):
+    """V7, step 2 and the three-step page."""
+
+    success: bool = True
+    message: str = "Your account is open."
+
+
+class QueuedAnswer(BaseModel):
+    """V3 when many people register: a ticket to send the same body with again at its turn."""
+
+    detail: str
+    errors: dict[str, list[str]] = {}
+    ticket: str
+    place: int
+    eta_seconds: int
+
+
+class PlaceAnswer(BaseModel):
+    """V9."""
+
+    status: Literal["waiting", "ready", "done", "expired"]
+    place: int
+    eta_seconds: int
+    detail: str
+
+
+class PersonAnswer(BaseModel):
+    """A person as the browser client knows them."""
+
+    id: str
+    email: str
+    firstName: str  # noqa: N815
+    lastName: str  # noqa: N815
+    role: str
+
+
+class MeAnswer(PersonAnswer):
+    """V5."""
+
+    full_name: str | None
+    user_role: str
+    company_name: str | None
+    created_at: datetime
+
+
+class SignInAnswer(BaseModel):
+    """V4."""
+
+    access_token: str
+    token: str
+    token_type: Literal["bearer"] = "bearer"  # noqa: S105 -- a word of the protocol
+    user: PersonAnswer
+
+
+class ProfileAnswer(BaseModel):
+    """V8."""
+
+    success: bool = True
+    message: str
+    profile: dict[str, Any]
+
+
+def _joined_name(*names: Any) -> Any:
+    """Return the parts as one name, or the first that is not text, for the field's own check to refuse."""
+    given = [name for name in names if name is not None]
+    return next(
+        (name for name in given if not isinstance(name, str)),
+        " ".join(name.strip() for name in given if isinstance(name, str) and name.strip()),
+    )
+
+
+def _texts(value: Any) -> list[str]:
+    if isinstance(value, str):
+        return [value]
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return [text for part in parts for text in _texts(part)]
+
+
+def _is_storable(text: str) -> bool:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False  # a lone surrogate
+    return True

@@ -1,0 +1,122 @@
+"""Signing in and out: one text for every refusal, the same work for every address."""
+
+from sqlalchemy import select, update
+from sqlalchemy.exc import SQLAlchemyError
+
+from capecontrol import clock, ids
+from capecontrol.audit import events
+from capecontrol.audit.actor import Actor
+from capecontrol.audit.recorder import record, record_failure
+from capecontrol.auth import email_addresses, passwords
+from capecontrol.auth.credentials import Credential, Mint, end_session_of
+from capecontrol.auth.models import ApiToken, User, UserSession
+from capecontrol.database import is_passing
+from capecontrol.errors import Overloaded, SignInRequired, Unavailable
+from capecontrol.extensions import db
+
+
+class SignInRefused(SignInRequired):
+    """The address or the password is wrong, or the account is closed; nobody is told which."""
+
+    detail = "That e-mail address and password do not match an open account."
+
+
+def sign_in(
+    email: str, password: str, *, actor: Actor | None, method: str, mint: Mint, is_remembered: bool = False
+) -> tuple[User, Credential]:
+    """Check the password and mint a credential. An older hash is replaced by argon2id on the way.
+
+    The session of the browser's previous person, if any (`actor`), ends: a sign-in always rotates the session.
+    Raises SignInRefused, Overloaded or Unavailable; each is recorded.
+    """
+    try:
+        return _sign_in(email, password, actor=actor, method=method, mint=mint, is_remembered=is_remembered)
+    except SQLAlchemyError as failure:
+        db.session.rollback()
+        record_refused(email, method=method, reason="unavailable", error=type(failure).__name__)
+        if is_passing(failure):
+            raise Unavailable from failure
+        raise
+
+
+def record_refused(email: str | None, *, method: str, reason: str, error: str, account_id: str | None = None) -> None:
+    """Record that a sign-in was refused, also where its shape alone was wrong."""
+    record_failure(
+        events.USER_LOGIN_FAILED,
+        actor=None,
+        email=email,
+        account_id=account_id,
+        error=error,
+        details={"method": method, "reason": reason},
+    )
+
+
+def _sign_in(
+    email: str, password: str, *, actor: Actor | None, method: str, mint: Mint, is_remembered: bool
+) -> tuple[User, Credential]:
+    key = email_addresses.key_of(email)
+    found = db.session.execute(
+        select(User.id, User.password_hash, User.is_active).where(User.email_key == key)
+    ).one_or_none()
+    db.session.rollback()  # no connection is held while hashing
+    try:
+        is_right, fresh_hash = passwords.verify_for_sign_in(
+            found.password_hash if found else None, password[: passwords.LONGEST + 1]
+        )
+        if found is None or not is_right or not found.is_active:
+            raise SignInRefused
+    except (SignInRefused, Overloaded) as refusal:
+        record_refused(
+            email,
+            method=method,
+            reason=_reason(refusal, found is not None),
+            error=refusal.detail,
+            account_id=found.id if found else None,
+        )
+        raise
+    return _open(found.id, fresh_hash, actor=actor, method=method, mint=mint, is_remembered=is_remembered)
+
+
+def sign_out(*, actor: Actor, method: str, token_secret: str | None = None) -> None:
+    """End the session or token the caller came with; nothing else of theirs."""
+    now = clock.now()
+    if token_secret is not None:
+        db.session.execute(
+            update(ApiToken).where(ApiToken.token_hash == ids.fingerprint(token_secret)).values(revoked_at=now)
+        )
+    if actor.session_id is not None:
+        _end_session(actor.session_id)
+    record(events.USER_LOGOUT, actor=actor, details={"method": method})
+    db.session.commit()
+
+
+def _open(
+    user_id: str, fresh_hash: str | None, *, actor: Actor | None, method: str, mint: Mint, is_remembered: bool
+) -> tuple[User, Credential]:
+    user = db.session.get_one(User, user_id)
+    user.last_login_at = clock.now()
+    if fresh_hash is not None:
+        user.password_hash = fresh_hash
+    end_session_of(actor)
+    credential = mint(user)
+    record(
+        events.USER_LOGIN,
+        actor=Actor(user.id, user.email, user.user_role, user.full_name, credential.session_id),
+        details={"method": method, "remembered": is_remembered},
+    )
+    db.session.commit()
+    return user, credential
+
+
+def _end_session(session_id: str) -> None:
+    db.session.execute(
+        update(UserSession)
+        .where(UserSession.id == session_id, UserSession.ended_at.is_(None))
+        .values(ended_at=clock.now())
+    )
+
+
+def _reason(refusal: Exception, is_known: bool) -> str:
+    if isinstance(refusal, Overloaded):
+        return "overloaded"
+    return "wrong_password_or_closed" if is_known else "unknown_address"

@@ -1,0 +1,345 @@
+"""The account pages: open an account, sign in and out, see one's account."""
+
+import re
+from typing import Any
+
+from flask import Blueprint, current_app, flash, redirect, render_template, request, session, url_for
+from flask_login import login_user, logout_user
+from werkzeug.wrappers import Response
+
+from capecontrol import ids
+from capecontrol.audit.origin import current_origin
+from capecontrol.auth import account as accounts
+from capecontrol.auth import automation, credentials, identity, registration, waiting_cookie, waiting_room
+from capecontrol.auth import sign_in as signing_in
+from capecontrol.auth.credentials import Browser, Credential
+from capecontrol.auth.forms import RegisterForm, SignInForm, WaitingForm, add_errors
+from capecontrol.auth.identity import SignedIn, login_required, public
+from capecontrol.auth.waiting_cookie import Kept
+from capecontrol.errors import DomainError, Invalid, RateLimited, RetryLater, SignInRequired
+from capecontrol.web import rate_limits
+from capecontrol.web.error_handlers import status_of
+
+pages = Blueprint("auth", __name__)
+
+_WAITING_IS_OVER = (
+    waiting_room.NotATicket,
+    waiting_room.TicketSpent,
+    registration.EmailTaken,
+    registration.KeyUsedDifferently,
+)
+
+Answer = str | Response | tuple[str, int] | tuple[str, int, dict[str, str]]
+
+
+@pages.route("/register", methods=["GET", "POST"])
+@public
+def register() -> Answer:
+    """Open an account and sign in."""
+    form = RegisterForm()
+    if request.method == "GET":
+        if identity.actor_or_none() is not None:
+            return redirect(url_for("conversations.list_all"), code=303)
+        return _fresh(form)
+    try:
+        rate_limits.hold_to(rate_limits.REGISTER, who=rate_limits.caller())
+    except RateLimited as busy:
+        return _busy(form, busy)
+    suspicion = automation.suspicion(
+        trap=form.fax_number.data or "", mark=form.rendered_at.data or "", secret_key=_secret_key()
+    )
+    if not form.validate() or suspicion:
+        if suspicion:
+            form.form_errors.append(suspicion)
+        reason = "looks_automated" if suspicion else "invalid_input"
+        registration.record_refused(
+            form.email.data,
+            method="page",
+            reason=reason,
+            error=suspicion or ", ".join(name for name in form.errors if name),
+        )
+        return _again(form, 422)
+    try:
+        done = registration.register(
+            registration.Application(
+                email=form.email.data,
+                password=form.password.data,
+                full_name=form.full_name.data,
+                user_role=form.user_role.data,
+                company_name=form.company_name.data or None,
+            ),
+            actor=identity.actor_or_none(),
+            method="page",
+            mint=credentials.session_for(_browser(), is_remembered=False),
+            idempotency_key=form.idempotency_key.data or None,
+        )
+    except registration.EmailTaken as taken:
+        add_errors(form, {"email": [taken.detail]})
+        return _again(form, status_of(taken))
+    except registration.KeyUsedDifferently as refusal:
+        # The person went back and changed the form: the next press is a registration of its own.
+        form.form_errors.append("You already sent this form with other details. Please check it and send it again.")
+        form.idempotency_key.data = None
+        return _again(form, status_of(refusal))
+    except Invalid as refusal:
+        add_errors(form, refusal.errors)
+        return _again(form, status_of(refusal))
+    except waiting_room.Queued as queued:
+        return waiting_cookie.give(redirect(url_for("auth.wait"), code=303), _kept(form), queued.ticket)
+    except RetryLater as busy:
+        return _busy(form, busy)
+    _enter(done.user, done.credential, is_remembered=False)
+    flash(f"Welcome, {done.user.full_name}. Your account is open.", "success")
+    return redirect(url_for("conversations.list_all"), code=303)
+
+
+@pages.route("/register/waiting", methods=["GET", "POST"])
+@public
+def wait() -> Answer:
+    """Wait for one's turn, and open the account at it with the password typed once more."""
+    kept = waiting_cookie.read()
+    if kept is None:
+        return redirect(url_for("auth.register"), code=303)
+    form = WaitingForm()
+    try:
+        if request.method == "GET":
+            return _waiting(form, kept)
+        if not form.validate():
+            return _waiting(form, kept), 422
+        rate_limits.hold_to(rate_limits.REGISTER, who=rate_limits.caller())
+        done = registration.register(
+            registration.Application(
+                email=kept.email,
+                password=form.password.data,
+                full_name=kept.full_name,
+                user_role=kept.user_role,
+                company_name=kept.company_name,
+            ),
+            actor=identity.actor_or_none(),
+            method="page, after waiting",
+            mint=credentials.session_for(_browser(), is_remembered=False),
+            idempotency_key=kept.idempotency_key,
+            ticket=kept.ticket,
+        )
+    except waiting_room.Queued as queued:
+        page = current_app.make_response((_waiting(form, kept, ticket=queued.ticket), 503))
+        page.headers["Retry-After"] = str(queued.retry_after)
+        return waiting_cookie.give(page, kept, queued.ticket)
+    except _WAITING_IS_OVER as over:
+        flash(over.detail, "warning")
+        return waiting_cookie.take_back(redirect(url_for("auth.register"), code=303))
+    except Invalid as refusal:
+        add_errors(form, refusal.errors)
+        return _waiting(form, kept), status_of(refusal)
+    _enter(done.user, done.credential, is_remembered=False)
+    flash(f"Welcome, {done.user.full_name}. Your account is open.", "success")
+    return waiting_cookie.take_back(redirect(url_for("conversations.list_all"), code=303))
+
+
+@pages.post("/register/waiting/keep")
+@public
+def keep_turn() -> Answer:
+    """Keep one's turn for another 30 seconds."""
+    kept = waiting_cookie.read()
+    if kept is not None:
+        waiting_room.keep(kept.ticket)
+    return redirect(url_for("auth.wait"), code=303)
+
+
+@pages.post("/register/waiting/leave")
+@public
+def leave_queue() -> Answer:
+    """Give one's place up."""
+    kept = waiting_cookie.read()
+    if kept is not None:
+        waiting_room.leave(kept.ticket)
+    return waiting_cookie.take_back(redirect(url_for("auth.register"), code=303))
+
+
+@pages.route("/login", methods=["GET", "POST"])
+@public
+def sign_in() -> Answer:
+    """Sign in and go where one was going."""
+    form = SignInForm()
+    if request.method == "GET":
+        target = safe_target(request.args.get("next"))
+        if identity.actor_or_none() is not None:
+            return redirect(target or url_for("conversations.list_all"), code=303)
+        form.next.data = target
+        return render_template("auth/sign_in.html", form=form, refused=None)
+    target = safe_target(form.next.data)
+    form.next.data = target
+    if not form.validate():
+        signing_in.record_refused(form.email.data, method="page", reason="invalid_input", error=", ".join(form.errors))
+        return render_template("auth/sign_in.html", form=form, refused=None), 422
+    address = rate_limits.caller()
+    rate_limits.hold_to(rate_limits.SIGN_IN, who=address)
+    rate_limits.hold_to(rate_limits.SIGN_IN_TO_ACCOUNT, who=f"{address}|{identity.account_bucket(form.email.data)}")
+    is_remembered = bool(form.remember.data)
+    try:
+        user, credential = signing_in.sign_in(
+            form.email.data,
+            form.password.data,
+            actor=identity.actor_or_none(),
+            method="page",
+            mint=credentials.session_for(_browser(), is_remembered=is_remembered),
+            is_remembered=is_remembered,
+        )
+    except (SignInRequired, RetryLater) as refusal:
+        return _refused(form, refusal)
+    _enter(user, credential, is_remembered=is_remembered)
+    return redirect(target or url_for("conversations.list_all"), code=303)
+
+
+@pages.post("/logout")
+@public
+def sign_out() -> Response:
+    """Sign out here; harmless when nobody is signed in."""
+    actor = identity.actor_or_none()
+    if actor is not None:
+        signing_in.sign_out(actor=actor, method="page")
+    return _leave(redirect(url_for("landing.show"), code=303))
+
+
+@pages.get("/account")
+@login_required
+def account() -> str:
+    """Show one's account and where it is signed in."""
+    actor = identity.signed_in()
+    sessions = [
+        {
+            "id": row.id,
+            "created_at": row.created_at,
+            "last_seen_at": row.last_seen_at,
+            "ip_address": row.ip_address,
+            "browser": browser_name(row.user_agent),
+            "is_current": row.id == actor.session_id,
+        }
+        for row in accounts.list_sessions(actor=actor)
+    ]
+    return render_template("auth/account.html", person=accounts.get_person(actor=actor), sessions=sessions)
+
+
+@pages.post("/account/sessions/<session_id>/end")
+@login_required
+def end_session(session_id: str) -> Response:
+    """Sign out in another browser."""
+    actor = identity.signed_in()
+    accounts.end_session(session_id, actor=actor)
+    if session_id == actor.session_id:
+        return _leave(redirect(url_for("landing.show"), code=303))
+    flash("Signed out on that device.", "success")
+    return redirect(url_for("auth.account"), code=303)
+
+
+def safe_target(target: str | None) -> str | None:
+    """Return a path of ours to go on to, or None: another site's address would make us its accomplice."""
+    if not target or len(target) > 2000 or not target.startswith("/") or target.startswith("//"):
+        return None
+    return None if re.search(r"[\\\x00-\x20\x7f]", target) else target
+
+
+def browser_name(user_agent: str | None) -> str:
+    """Return a browser in words a person recognises, such as "Firefox on Linux"."""
+    text = user_agent or ""
+    browsers = (("Edg", "Edge"), ("OPR", "Opera"), ("Firefox", "Firefox"), ("Chrome", "Chrome"), ("Safari", "Safari"))
+    systems = (
+        ("iPhone", "iPhone"),
+        ("iPad", "iPad"),
+        ("Android", "Android"),
+        ("Windows", "Windows"),
+        ("Mac OS", "macOS"),
+        ("Linux", "Linux"),
+    )
+    browser = next((name for mark, name in browsers if mark in text), None)
+    system = next((name for mark, name in systems if mark in text), None)
+    if browser is None:
+        return text.split("/")[0][:40] or "Unknown browser"
+    return f"{browser} on {system}" if system else browser
+
+
+def _fresh(form: RegisterForm) -> str:
+    form.idempotency_key.data = ids.new_id()
+    form.rendered_at.data = automation.stamp(_secret_key())
+    return render_template("auth/register.html", form=form)
+
+
+def _again(form: RegisterForm, status: int) -> tuple[str, int]:
+    """Draw the form after a mistake: everything but the password is kept."""
+    form.password.data = None
+    form.fax_number.data = ""
+    form.idempotency_key.data = form.idempotency_key.data or ids.new_id()
+    form.rendered_at.data = automation.stamp(_secret_key())
+    return render_template("auth/register.html", form=form), status
+
+
+def _busy(form: RegisterForm, busy: RetryLater) -> tuple[str, int, dict[str, str]]:
+    """Draw the form with all that was typed, and say in words that it was not this time."""
+    form.form_errors.append(f"Your account is not open yet. {busy.detail}")
+    return *_again(form, status_of(busy)), {"Retry-After": str(busy.retry_after)}
+
+
+def _kept(form: RegisterForm) -> Kept:
+    """Return the form as the browser keeps it while its owner waits."""
+    return Kept(
+        ticket="",
+        idempotency_key=form.idempotency_key.data or None,
+        email=form.email.data,
+        full_name=form.full_name.data,
+        user_role=form.user_role.data,
+        company_name=form.company_name.data or None,
+    )
+
+
+def _waiting(form: WaitingForm, kept: Kept, *, ticket: str | None = None) -> str:
+    ticket = ticket or kept.ticket
+    return render_template(
+        "auth/wait.html",
+        form=form,
+        place=waiting_room.get_place(ticket),
+        ticket=ticket,
+        application=kept,
+        turn_seconds=waiting_room.TURN_LASTS_SECONDS,
+    )
+
+
+def _refused(form: SignInForm, refusal: DomainError) -> Answer:
+    status = status_of(refusal)
+    page = render_template("auth/sign_in.html", form=form, refused=refusal.detail)
+    retry_after = getattr(refusal, "retry_after", None)
+    return page, status, {"Retry-After": str(retry_after)} if retry_after else {}
+
+
+def _enter(user: Any, credential: Credential, *, is_remembered: bool) -> None:
+    """Put the new session's secret in the cookie; nothing of an earlier session stays (rotation)."""
+    session.clear()
+    if not is_remembered:
+        session["_remember"] = "clear"  # Flask-Login's own word: an earlier person's remember cookie goes too
+    actor = identity.actor_of(user, session_id=credential.session_id)
+    login_user(SignedIn(actor, credential.secret), remember=is_remembered)
+    identity.forget_actor()
+
+
+def _leave(response: Response) -> Response:
+    """Take everything of the person out of this browser."""
+    logout_user()
+    identity.forget_actor()
+    session.clear()
+    # Flask-Login would clear it without Secure, which a browser ignores for a __Host- cookie.
+    response.delete_cookie(
+        current_app.config["REMEMBER_COOKIE_NAME"],
+        path="/",
+        secure=current_app.config["REMEMBER_COOKIE_SECURE"],
+        httponly=True,
+        samesite="Lax",
+    )
+    return response
+
+
+def _browser() -> Browser:
+    origin = current_origin()
+    return Browser(ip_address=origin.ip_address, user_agent=origin.user_agent)
+
+
+def _secret_key() -> str:
+    return str(current_app.config["SECRET_KEY"])

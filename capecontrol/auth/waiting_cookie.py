@@ -1,0 +1,66 @@
+"""What the browser keeps while its owner waits: the signed ticket and the form, without the password."""
+
+from dataclasses import asdict, dataclass, replace
+from typing import TypeVar
+
+from flask import current_app, request
+from itsdangerous import BadSignature, URLSafeTimedSerializer
+from werkzeug.wrappers import Response
+
+from capecontrol.config import Settings
+
+LASTS_SECONDS = 3600
+_LARGEST = 3800  # bytes; a browser may drop a cookie of more than 4,096
+
+Answer = TypeVar("Answer", bound=Response)
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A filled-in form and the place it waits for. A password is no part of it."""
+
+    ticket: str
+    idempotency_key: str | None
+    email: str
+    full_name: str
+    user_role: str
+    company_name: str | None
+
+
+def read() -> Kept | None:
+    """Return what this browser keeps, or None when it waits for nothing."""
+    try:
+        return Kept(**_signer().loads(request.cookies.get(_name(), ""), max_age=LASTS_SECONDS))
+    except (BadSignature, TypeError):
+        return None
+
+
+def give(answer: Answer, kept: Kept, ticket: str) -> Answer:
+    """Let the browser keep the form with this ticket."""
+    kept = replace(kept, ticket=ticket)
+    value = _signer().dumps(asdict(kept))
+    if len(value) > _LARGEST:
+        value = _signer().dumps(asdict(replace(kept, company_name=None)))  # optional, and the only one so long
+    answer.set_cookie(
+        _name(), value, max_age=LASTS_SECONDS, path="/", secure=_is_https(), httponly=True, samesite="Lax"
+    )
+    return answer
+
+
+def take_back(answer: Answer) -> Answer:
+    """Make the browser forget the form: it waits no more."""
+    answer.delete_cookie(_name(), path="/", secure=_is_https(), httponly=True, samesite="Lax")
+    return answer
+
+
+def _name() -> str:
+    return "__Host-waiting" if _is_https() else "waiting"
+
+
+def _is_https() -> bool:
+    settings: Settings = current_app.config["SETTINGS"]
+    return settings.is_https
+
+
+def _signer() -> URLSafeTimedSerializer:
+    return URLSafeTimedSerializer(str(current_app.config["SECRET_KEY"]), salt="waiting-form")

@@ -1,0 +1,246 @@
+"""Every setting, typed, read once from the environment; refuses to start without what it needs."""
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+import click
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+ROOT = Path(__file__).resolve().parent.parent
+RUNNING = ROOT / "instance" / "run.json"
+
+CommaList = Annotated[list[str], NoDecode]
+
+
+class SettingsError(click.ClickException):
+    """The environment cannot carry the application; the text names what to change, and a command prints it alone."""
+
+
+class Settings(BaseSettings):
+    """The application's settings. Each field is the environment variable of the same name in upper case."""
+
+    model_config = SettingsConfigDict(extra="ignore", env_ignore_empty=True)
+
+    database_url: str = Field(
+        default="",
+        description="PostgreSQL address, also `postgres://` and a socket folder as `?host=`. "
+        "Unset beside a running `make run`: that one's database.",
+    )
+    secret_key: SecretStr = Field(
+        default=SecretStr(""), description="Signs cookies and form tokens; at least 32 characters."
+    )
+    public_url: str = Field(
+        default="",
+        description="The address people use, such as `https://app.example.com`. https makes cookies secure; "
+        "required on a dyno.",
+    )
+    allowed_hosts: CommaList = Field(
+        default_factory=list,
+        description="Host names that are answered, separated by commas. Default: the host of `PUBLIC_URL`, "
+        "or this machine's own names without one.",
+    )
+    cors_origins: CommaList = Field(
+        default_factory=list, description="Origins whose browsers may call `/api/`, separated by commas."
+    )
+    trusted_proxy_hops: int | None = Field(
+        default=None,
+        ge=0,
+        le=5,
+        description="How many proxies in front are believed about the caller's address. Default: 1 on a dyno, else 0.",
+    )
+    port: int = Field(default=8000, ge=1, le=65535, description="Where the web server listens.")
+    web_concurrency: int = Field(default=2, ge=1, le=64, description="Web processes.")
+    web_threads: int = Field(default=16, ge=8, le=128, description="Threads in each web process.")
+    database_pool: int = Field(
+        default=4,
+        ge=2,
+        le=64,
+        description="Database connections of each web process, beside those of its smaller pools.",
+    )
+    database_connection_limit: int = Field(
+        default=20,
+        ge=4,
+        description="Connections the database plan allows; a configuration above it is refused.",
+    )
+    password_hash_slots: int | None = Field(
+        default=None,
+        ge=1,
+        description="Password hashes at a time in each process for registrations, and as many again for sign-ins. "
+        "Default: cores divided by processes.",
+    )
+    registration_waiting_room: bool = Field(
+        default=True,
+        description="`0` answers 503 with `Retry-After` instead of a ticket when registrations are too many.",
+    )
+    password_hash_memory_kib: int = Field(
+        default=19456, ge=19456, description="argon2id memory in KiB; OWASP's floor is 19456."
+    )
+    password_hash_passes: int = Field(
+        default=2, ge=2, le=16, description="argon2id passes over that memory; OWASP's floor is 2."
+    )
+    account_privacy: Literal["open"] = Field(
+        default="open",
+        description="`open`: a registration is an account at once and a taken address is said to be taken.",
+    )
+    ratelimit_enabled: bool = Field(default=True, description="`0` switches rate limits off, for load tests.")
+    metrics_token: SecretStr = Field(
+        default=SecretStr(""), description="Opens `/metrics` (404 without one) and the details of `/readyz`."
+    )
+    log_format: Literal["auto", "json", "console"] = Field(
+        default="auto", description="`json`, `console`, or `auto`: console on a terminal, else json."
+    )
+
+    @field_validator("allowed_hosts", "cors_origins", mode="before")
+    @classmethod
+    def _split_commas(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return [part.strip() for part in value.split(",") if part.strip()]
+        return value
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _origins_are_exact(cls, value: list[str]) -> list[str]:
+        for origin in value:
+            parts = urlsplit(origin)
+            if parts.scheme not in ("http", "https") or not parts.netloc or parts.path or parts.query:
+                raise ValueError(f"{origin!r} is not an origin such as https://www.example.com")
+        return value
+
+    @field_validator("public_url")
+    @classmethod
+    def _public_url_is_an_origin(cls, value: str) -> str:
+        parts = urlsplit(value.rstrip("/").lower())
+        extras = (parts.path, parts.query, parts.fragment, parts.username, parts.password)
+        if value and (parts.scheme not in ("http", "https") or not parts.hostname or any(extras)):
+            raise ValueError("must look like https://app.example.com, without a path")
+        return f"{parts.scheme}://{parts.netloc}" if value else ""
+
+    @field_validator("account_privacy", mode="before")
+    @classmethod
+    def _private_needs_mail(cls, value: Any) -> Any:
+        if value == "private":
+            raise ValueError("private needs verified addresses, which this release cannot send mail for yet")
+        return value
+
+    @field_validator("database_url")
+    @classmethod
+    def _name_the_driver(cls, value: str) -> str:
+        return name_the_driver(value) if value else value
+
+    @model_validator(mode="after")
+    def _complete(self) -> "Settings":
+        running = _running_product() if not self.database_url and not on_a_dyno() else None
+        if running:
+            self.database_url = name_the_driver(running["database_url"])
+            if not self.secret_key.get_secret_value():
+                self.secret_key = SecretStr(Path(running["secret_key_file"]).read_text().strip())
+        if self.trusted_proxy_hops is None:
+            self.trusted_proxy_hops = 1 if on_a_dyno() else 0
+        if not self.allowed_hosts:
+            self.allowed_hosts = (
+                [urlsplit(self.public_url).hostname or ""] if self.public_url else ["localhost", "127.0.0.1", "[::1]"]
+            )
+        if self.password_hash_slots is None:
+            self.password_hash_slots = max(1, (os.cpu_count() or 1) // self.web_concurrency)
+        return self
+
+    @property
+    def is_https(self) -> bool:
+        """Whether people reach the product over https, which decides cookies and HSTS."""
+        return self.public_url.startswith("https://")
+
+    @property
+    def connections(self) -> dict[str, int]:
+        """How many database connections each part may hold at most; see decisions on the arithmetic."""
+        return {
+            "web": self.web_concurrency * (self.database_pool + AUDIT_POOL + CHECK_POOL),
+            "worker": WORKER_CONNECTIONS,
+            "release": 1,
+            "operator": 1,
+        }
+
+
+AUDIT_POOL = 1
+"""Connections of a process's own pool for events about operations that failed."""
+
+CHECK_POOL = 1
+"""Connections of a process's own pool for the check of an address, so that no registration is ever in its way. One
+answers thousands a second, and a second one would cost the requests' pool one of its own."""
+
+WORKER_CONNECTIONS = 6
+"""The worker: one LISTEN, two of the queue's pool, two of the application, one for failed operations."""
+
+
+def load_settings() -> Settings:
+    """Read the environment. Raises SettingsError naming every setting that is wrong or missing."""
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        raise SettingsError(_in_words(error)) from None
+    check(settings)
+    return settings
+
+
+def check(settings: Settings) -> None:
+    """Refuse settings the application cannot run on. Raises SettingsError."""
+    if not settings.database_url:
+        raise SettingsError(
+            "DATABASE_URL is not set and no `make run` is running here. Start the product with `make run`, "
+            "or set DATABASE_URL to a PostgreSQL address."
+        )
+    if len(settings.secret_key.get_secret_value()) < 32:
+        raise SettingsError(
+            "SECRET_KEY must be set to at least 32 random characters, for example the output of "
+            '`python3 -c "import secrets; print(secrets.token_urlsafe(48))"`.'
+        )
+    if on_a_dyno() and not settings.public_url:
+        raise SettingsError("PUBLIC_URL must be set on a dyno, for example https://app.example.com.")
+    total = sum(settings.connections.values())
+    if total > settings.database_connection_limit:
+        parts = " + ".join(f"{name} {count}" for name, count in settings.connections.items())
+        raise SettingsError(
+            f"These settings need {total} database connections ({parts}) but DATABASE_CONNECTION_LIMIT is "
+            f"{settings.database_connection_limit}. Lower WEB_CONCURRENCY or DATABASE_POOL."
+        )
+
+
+def on_a_dyno() -> bool:
+    """Say whether this process runs on Heroku, which sets DYNO."""
+    return bool(os.environ.get("DYNO"))
+
+
+def name_the_driver(url: str) -> str:
+    """Return the address in the form SQLAlchemy takes with psycopg2 (2.1 would otherwise pick psycopg 3)."""
+    scheme, separator, rest = url.partition("://")
+    if not separator or scheme not in ("postgres", "postgresql", "postgresql+psycopg2"):
+        raise ValueError("must begin with postgres:// or postgresql://")
+    return f"postgresql+psycopg2://{rest}"
+
+
+def libpq_url(url: str) -> str:
+    """Return the address as libpq takes it, for the worker's driver and for psql."""
+    return url.replace("postgresql+psycopg2://", "postgresql://", 1)
+
+
+def _running_product() -> dict[str, Any] | None:
+    """Return what a `make run` of this checkout wrote about itself, or None where none runs."""
+    try:
+        running: dict[str, Any] = json.loads(RUNNING.read_text())
+        os.kill(int(running["pid"]), 0)
+    except PermissionError:
+        return running
+    except (OSError, ValueError, KeyError):
+        return None
+    return running
+
+
+def _in_words(error: ValidationError) -> str:
+    lines = []
+    for problem in error.errors(include_url=False, include_input=False):
+        name = ".".join(str(part) for part in problem["loc"]).upper()
+        lines.append(f"{name}: {problem['msg'].removeprefix('Value error, ')}")
+    return "The settings are not right.\n" + "\n".join(lines)

@@ -1,0 +1,1 @@
+"""What you say: conversations with an assistant."""

@@ -1,0 +1,189 @@
+"""The conversation pages; each works without JavaScript."""
+
+from typing import Any
+
+from flask import Blueprint, flash, redirect, render_template, request, url_for
+from flask_wtf import FlaskForm
+from werkzeug.wrappers import Response
+
+from capecontrol import ids
+from capecontrol.audit.actor import Actor
+from capecontrol.auth.identity import login_required, signed_in
+from capecontrol.conversations import service
+from capecontrol.conversations.forms import PostForm, RenameForm, StartForm
+from capecontrol.conversations.schemas import MessageAnswer
+from capecontrol.errors import Conflict, DomainError, Invalid, RateLimited
+from capecontrol.web import rate_limits
+from capecontrol.web.error_handlers import status_of
+
+pages = Blueprint("conversations", __name__, url_prefix="/conversations")
+
+Page = str | tuple[str, int] | tuple[str, int, dict[str, str]]
+_SENT_BEFORE = "You already sent this form with another text. Press Send again to send this one too."
+
+
+@pages.get("")
+@login_required
+def list_all() -> str:
+    """Show one shelf of one's conversations."""
+    return _list_page(StartForm(), actor=signed_in())
+
+
+@pages.post("")
+@login_required
+def start() -> Response | Page:
+    """Start a conversation with what is in the box, or with nothing yet."""
+    actor = signed_in()
+    form = StartForm()
+    try:
+        rate_limits.hold_to(rate_limits.START_CONVERSATION, who=actor.id)
+        started = service.start(
+            actor=actor, content=form.content.data or None, idempotency_key=form.idempotency_key.data or None
+        )
+    except (Invalid, RateLimited) as refusal:
+        _explain(form, refusal)
+        return _list_page(form, actor=actor), status_of(refusal), _headers(refusal)
+    return redirect(_address(started.conversation.id), code=303)
+
+
+@pages.get("/<conversation_id>")
+@login_required
+def show(conversation_id: str) -> str:
+    """Show a conversation, its newest messages or those before one of them."""
+    return _conversation_page(conversation_id, actor=signed_in(), before=request.args.get("before"))
+
+
+@pages.post("/<conversation_id>/messages")
+@login_required
+def post_message(conversation_id: str) -> Response | Page:
+    """Post a message."""
+    actor = signed_in()
+    form = PostForm()
+    try:
+        rate_limits.hold_to(rate_limits.POST_MESSAGE, who=actor.id)
+        service.post_message(
+            conversation_id, form.content.data, actor=actor, idempotency_key=form.idempotency_key.data or None
+        )
+    except (Invalid, Conflict, RateLimited) as refusal:
+        _explain(form, refusal)
+        page = _conversation_page(conversation_id, actor=actor, post_form=form)
+        return page, status_of(refusal), _headers(refusal)
+    return redirect(_address(conversation_id), code=303)
+
+
+@pages.post("/<conversation_id>/rename")
+@login_required
+def rename(conversation_id: str) -> Response | Page:
+    """Give a conversation another title."""
+    actor = signed_in()
+    form = RenameForm()
+    try:
+        service.rename(conversation_id, form["title"].data, actor=actor)
+    except (Invalid, Conflict) as refusal:
+        _explain(form, refusal)
+        return _conversation_page(conversation_id, actor=actor, rename_form=form), status_of(refusal)
+    flash("Renamed.", "success")
+    return redirect(_address(conversation_id), code=303)
+
+
+@pages.post("/<conversation_id>/archive")
+@login_required
+def archive(conversation_id: str) -> Response:
+    """Take a conversation off the everyday list."""
+    service.archive(conversation_id, actor=signed_in())
+    flash("Archived. You find it on the Archived shelf.", "success")
+    return redirect(url_for("conversations.list_all"), code=303)
+
+
+@pages.post("/<conversation_id>/unarchive")
+@login_required
+def unarchive(conversation_id: str) -> Response:
+    """Put a conversation back on the everyday list."""
+    service.unarchive(conversation_id, actor=signed_in())
+    flash("Back among your conversations.", "success")
+    return redirect(_address(conversation_id), code=303)
+
+
+@pages.post("/<conversation_id>/delete")
+@login_required
+def delete(conversation_id: str) -> Response:
+    """Delete a conversation, with an offer to undo it."""
+    conversation = service.delete(conversation_id, actor=signed_in())
+    flash(conversation.id, "undo")
+    return redirect(url_for("conversations.list_all"), code=303)
+
+
+@pages.post("/<conversation_id>/restore")
+@login_required
+def restore(conversation_id: str) -> Response:
+    """Bring a deleted conversation back."""
+    service.restore(conversation_id, actor=signed_in())
+    flash("Restored, with everything in it.", "success")
+    return redirect(_address(conversation_id), code=303)
+
+
+def _list_page(form: StartForm, *, actor: Actor) -> str:
+    shelf = request.args.get("shelf", "active")
+    if shelf not in service.SHELVES:
+        shelf = "active"
+    page = service.list_conversations(actor=actor, status=shelf, cursor=request.args.get("cursor"))
+    form.idempotency_key.data = form.idempotency_key.data or ids.new_id()
+    return render_template(
+        "conversations/list_all.html",
+        conversations=page.conversations,
+        shelf=shelf,
+        older=url_for("conversations.list_all", shelf=shelf, cursor=page.next) if page.next else None,
+        start_form=form,
+    )
+
+
+def _conversation_page(
+    conversation_id: str,
+    *,
+    actor: Actor,
+    before: str | None = None,
+    post_form: PostForm | None = None,
+    rename_form: RenameForm | None = None,
+) -> str:
+    page = service.list_latest_messages(conversation_id, actor=actor, before=before or None)
+    # A form that was not posted must not take up the fields of the one that was.
+    post_form = post_form or PostForm(formdata=None)
+    rename_form = rename_form or RenameForm(formdata=None)
+    post_form.idempotency_key.data = post_form.idempotency_key.data or ids.new_id()
+    unfinished = [index for index, message in enumerate(page.messages) if message.status in service.UNFINISHED]
+    settled = page.messages[: unfinished[0]] if unfinished else page.messages
+    return render_template(
+        "conversations/show.html",
+        conversation=page.conversation,
+        messages=[MessageAnswer.of(message) for message in page.messages],
+        post_form=post_form,
+        rename_form=rename_form,
+        waiting=bool(unfinished),
+        last_message_id=settled[-1].id if settled else None,
+        older=url_for("conversations.show", conversation_id=conversation_id, before=page.next) if page.next else None,
+    )
+
+
+def _explain(form: FlaskForm, refusal: DomainError) -> None:
+    """Put the refusal's sentences on the form; what was typed stays in it."""
+    if isinstance(refusal, service.KeyUsedDifferently):
+        # The person went back and wrote something else: the next press is a message of its own.
+        form.form_errors.append(_SENT_BEFORE)
+        form["idempotency_key"].data = None
+        return
+    texts = getattr(refusal, "errors", {}) or {None: [refusal.detail]}
+    for name, sentences in texts.items():
+        field: Any = form._fields.get(name)
+        if field is None:
+            form.form_errors.extend(sentences)
+        else:
+            field.errors = [*field.errors, *sentences]
+
+
+def _headers(refusal: DomainError) -> dict[str, str]:
+    retry_after = getattr(refusal, "retry_after", None)
+    return {"Retry-After": str(retry_after)} if retry_after else {}
+
+
+def _address(conversation_id: str) -> str:
+    return url_for("conversations.show", conversation_id=conversation_id, _anchor="latest")

@@ -1,0 +1,210 @@
+"""Engines, the timeout ladder inside the database, and what begins and ends a transaction."""
+
+import math
+import select
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from typing import Any
+
+import psycopg2
+import psycopg2.extensions
+from flask import Flask
+from sqlalchemy import Connection, Engine, PoolProxiedConnection, event
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.orm import Session, configure_mappers
+
+from capecontrol import clock
+from capecontrol.config import AUDIT_POOL, CHECK_POOL, Settings
+from capecontrol.extensions import db
+
+
+class BoundedConnection(psycopg2.extensions.connection):
+    """A connection whose every answer is waited for only so long.
+
+    The server's own limits hold while it works. One that is frozen, or behind a network that swallows packets, works
+    no more and would be waited for without end.
+    """
+
+    answer_seconds = 4.0  # a second more than the longest statement
+
+
+AUDIT = "audit"
+"""The bind for events about operations that failed, and other short writes of their own: a pool apart from the
+requests', so that a failed request's connection is never needed to say that it failed."""
+
+CHECK = "check"
+"""The bind for single look-ups that must be quick whatever else happens: a pool apart from the requests', where each
+statement is its own transaction, without a begin, a commit or a ping around it. Use it through `look_up`."""
+
+# Limits of separate steps whose sum stays under the request's budget of 8 s (decisions 4).
+POOL_WAIT_SECONDS = 1
+CONNECT_SECONDS = 2
+STATEMENT_MS = 3000
+LOCK_MS = 1000
+IDLE_MS = 5000
+LOOK_UP_MS = 1000
+
+# SQLSTATEs that mean "not now": connection, resources, cancelled or shutting down, serialisation, lock.
+_PASSING_CLASSES = ("08", "53", "57", "40", "55")
+
+_BEGIN = (
+    f"SET LOCAL statement_timeout = {STATEMENT_MS}; SET LOCAL lock_timeout = {LOCK_MS}; "
+    f"SET LOCAL idle_in_transaction_session_timeout = {IDLE_MS}"
+)
+
+
+def engine_options(settings: Settings, *, pool_size: int) -> dict[str, Any]:
+    """Return options for a small pool without overflow, which waits at most a second for a connection."""
+    return {
+        "url": settings.database_url,
+        "pool_size": pool_size,
+        "max_overflow": 0,
+        "pool_timeout": POOL_WAIT_SECONDS,
+        "pool_use_lifo": True,
+        "pool_pre_ping": True,
+        "pool_recycle": 300,
+        "hide_parameters": True,  # an error's text goes to the log, and what people wrote must not
+        "connect_args": {"application_name": "capecontrol", "connection_factory": BoundedConnection},
+    }
+
+
+def init_app(app: Flask, settings: Settings) -> None:
+    """Give the application its engines and prove that its mapping can work.
+
+    A foreign key to a table nobody defines imports well and fails at the first query of another model: that was
+    the first version's incident. Both calls below raise at once instead, so a bad mapping cannot start.
+    """
+    app.config["SQLALCHEMY_BINDS"] = {
+        None: engine_options(settings, pool_size=settings.database_pool),
+        AUDIT: engine_options(settings, pool_size=AUDIT_POOL),
+        CHECK: engine_options(settings, pool_size=CHECK_POOL)
+        # What lives for one statement leaves nothing to undo, and a dead connection is noticed by its use.
+        | {"isolation_level": "AUTOCOMMIT", "pool_pre_ping": False, "pool_reset_on_return": None},
+    }
+    psycopg2.extensions.set_wait_callback(wait_for_answer)
+    db.init_app(app)
+    configure_mappers()
+    _ = db.metadata.sorted_tables
+    with app.app_context():
+        for engine in db.engines.values():
+            _install_limits(engine)
+
+
+def wait_for_answer(connection: Any) -> None:
+    """Wait for the server as psycopg2 would, but give up on a bounded connection when its time is over.
+
+    A connection being made gets two seconds, an answer four (decisions 4). psycopg2 closes what is given up on, since
+    an answer that comes after all would belong to nobody. Raises psycopg2.OperationalError.
+    """
+    is_new = connection.status == psycopg2.extensions.STATUS_SETUP
+    limit = CONNECT_SECONDS if is_new else getattr(connection, "answer_seconds", None)
+    ends_at = clock.monotonic() + limit if limit else math.inf
+    while (state := connection.poll()) != psycopg2.extensions.POLL_OK:
+        left = ends_at - clock.monotonic()
+        poller = select.poll()
+        wanted = select.POLLIN if state == psycopg2.extensions.POLL_READ else select.POLLOUT
+        poller.register(connection.fileno(), wanted)
+        if left <= 0 or not poller.poll(None if left == math.inf else left * 1000):
+            raise psycopg2.OperationalError("the database did not answer in time")
+
+
+@contextmanager
+def short_transaction(pool: str | None = AUDIT) -> Iterator[Connection]:
+    """Yield a connection in a short transaction apart from the request's session, committed at the end.
+
+    `pool` is AUDIT, the small separate one, or None for the requests' own. Raises SQLAlchemy's errors.
+    """
+    with Session(db.engines[pool], join_transaction_mode="create_savepoint") as session, session.begin():
+        yield session.connection()
+
+
+def look_up(statement: str, parameters: Sequence[Any]) -> tuple[Any, ...] | None:
+    """Return the first row of one statement in psycopg2's notation, or None; no session, no objects, one round trip.
+
+    An AUTOCOMMIT connection has no beginning at which the ladder's limits could be set, and limits set for a session
+    would go astray behind a transaction pooler. So the limit of one second travels in front of the statement: the
+    server takes both as one transaction, in which SET LOCAL ends with it. A connection that turns out to be dead is
+    replaced, and the statement, which must only read, is tried once more. Raises SQLAlchemyError.
+    """
+    started = time.perf_counter()
+    engine = db.engines[CHECK]
+    try:
+        for _ in range(CHECK_POOL):
+            connection = engine.raw_connection()
+            try:
+                return _first_row(connection, statement, parameters)
+            except psycopg2.Error as error:
+                if not getattr(connection.driver_connection, "closed", True):
+                    raise
+                connection.invalidate(error)
+            finally:
+                connection.close()
+        with closing(engine.raw_connection()) as connection:
+            return _first_row(connection, statement, parameters)
+    except psycopg2.Error as error:
+        raise DBAPIError.instance(statement, None, error, psycopg2.Error, hide_parameters=True) from error
+    finally:
+        clock.add_timing("db", (time.perf_counter() - started) * 1000)
+
+
+def _first_row(connection: PoolProxiedConnection, statement: str, parameters: Sequence[Any]) -> tuple[Any, ...] | None:
+    cursor = connection.cursor()
+    cursor.execute(f"SET LOCAL statement_timeout = {LOOK_UP_MS}; {statement}", parameters)
+    return cursor.fetchone()
+
+
+def is_passing(error: SQLAlchemyError) -> bool:
+    """Say whether the trouble is one that passes: no connection, no room, a limit reached, a restart."""
+    if isinstance(error, PoolTimeout):
+        return True
+    if not isinstance(error, DBAPIError):
+        return False
+    state = getattr(error.orig, "pgcode", None)
+    if error.connection_invalidated or state is None:
+        never_connected = isinstance(error.orig, psycopg2.OperationalError | psycopg2.InterfaceError)
+        return error.connection_invalidated or never_connected
+    return state[:2] in _PASSING_CLASSES
+
+
+def in_safe_words(error: BaseException) -> dict[str, Any]:
+    """Return an error as fields of a log line: all of it, but for the text of a database error anywhere in its chain.
+
+    PostgreSQL's DETAIL quotes the row that failed, and with it what people wrote.
+    """
+    chain: list[BaseException] = []
+    link: BaseException | None = error
+    while link is not None and link not in chain:
+        chain.append(link)
+        link = link.__cause__ or link.__context__
+    from_database = [part for part in chain if isinstance(part, DBAPIError | psycopg2.Error)]
+    if not from_database:
+        return {"exc_info": error}
+    states = [getattr(getattr(part, "orig", part), "pgcode", None) for part in from_database]
+    return {
+        "kind": " from ".join(type(part).__name__ for part in chain),
+        "sqlstate": next((state for state in states if state), None),
+        "stack": "".join(traceback.format_tb(error.__traceback__)),
+    }
+
+
+def release_connection() -> None:
+    """End the session's transaction, so that nothing is held while hashing, rendering or waiting."""
+    db.session.rollback()
+
+
+def _install_limits(engine: Engine) -> None:
+    @event.listens_for(engine, "begin")
+    def set_limits(connection: Connection) -> None:
+        # SET LOCAL survives transaction pooling, where start-up options are refused or ignored.
+        connection.exec_driver_sql(_BEGIN)
+
+    @event.listens_for(engine, "before_cursor_execute")
+    def start_clock(connection: Connection, *_: Any) -> None:
+        connection.info["statement_started"] = time.perf_counter()
+
+    @event.listens_for(engine, "after_cursor_execute")
+    def stop_clock(connection: Connection, *_: Any) -> None:
+        clock.add_timing("db", (time.perf_counter() - connection.info["statement_started"]) * 1000)

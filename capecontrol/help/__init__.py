@@ -1,0 +1,1 @@
+"""The help pages, which are also the Guide's source."""

@@ -1,0 +1,1 @@
+"""Running it: health, the doctor, and what `make run` supervises."""

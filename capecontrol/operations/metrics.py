@@ -1,0 +1,55 @@
+"""Counters for machines: `/metrics`, open to holders of METRICS_TOKEN and to nobody else."""
+
+import hmac
+import os
+import time
+
+from flask import Blueprint, Response, current_app, g, request
+from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
+
+from capecontrol.auth.identity import public
+from capecontrol.config import Settings
+from capecontrol.errors import NotFound
+
+endpoints = Blueprint("metrics", __name__)
+
+requests_total = Counter("capecontrol_requests_total", "Requests answered.", ["endpoint", "status"])
+request_seconds = Histogram(
+    "capecontrol_request_seconds",
+    "Seconds from a request's arrival in the process to its answer; a stream's until its first byte.",
+    ["endpoint"],
+    buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 4, 8, 10, 30),
+)
+
+
+@endpoints.get("/metrics")
+@public
+def show() -> Response:
+    """Answer with every counter, of all web processes where they share PROMETHEUS_MULTIPROC_DIR."""
+    if not holds_token():
+        raise NotFound  # as if it were not there: its existence tells nobody anything
+    registry = REGISTRY
+    if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry)
+    return Response(generate_latest(registry), content_type=CONTENT_TYPE_LATEST)
+
+
+@endpoints.after_app_request
+def count(response: Response) -> Response:
+    """Count a request by its endpoint; the address itself could be anything and may hold an e-mail address."""
+    endpoint = request.endpoint or "none"
+    requests_total.labels(endpoint=endpoint, status=str(response.status_code)).inc()
+    if "started" in g:
+        request_seconds.labels(endpoint=endpoint).observe(time.perf_counter() - g.started)
+    return response
+
+
+def holds_token() -> bool:
+    """Say whether the caller sent METRICS_TOKEN as its bearer token; never when none is set."""
+    settings: Settings = current_app.config["SETTINGS"]
+    wanted = settings.metrics_token.get_secret_value()
+    scheme, _, given = request.headers.get("Authorization", "").partition(" ")
+    is_same = hmac.compare_digest(given.strip().encode("utf-8", "replace"), wanted.encode("utf-8", "replace"))
+    return bool(wanted) and scheme.lower() == "bearer" and is_same

@@ -1,0 +1,245 @@
+"""Whether the product can do its work: every part probed for real, and what that means for the whole."""
+
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cache
+from typing import Literal
+
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, insert, select, text
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.orm import configure_mappers
+
+from capecontrol import clock, ids
+from capecontrol.audit import recorder
+from capecontrol.audit.models import AuditLog
+from capecontrol.config import ROOT
+from capecontrol.database import short_transaction
+from capecontrol.extensions import Base, db
+
+State = Literal["ok", "degraded", "down"]
+
+FRESH_SECONDS = 2.0
+BELIEVED_SECONDS = 5.0
+OLDEST_JOB_SECONDS = 60
+WORKER_SILENT_SECONDS = 30
+"""Procrastinate's worker reports every 10 s; after three missed reports it counts as gone."""
+
+_LIMITS = f"SET LOCAL lock_timeout = {recorder.LOCK_MS}; SET LOCAL statement_timeout = {recorder.STATEMENT_MS}"
+_MISSING = ("42P01", "42703")  # table, column
+_NEXT_JOB = text(
+    "SELECT extract(epoch FROM now() - coalesce(job.scheduled_at, deferred.at)) FROM procrastinate_jobs AS job "
+    "LEFT JOIN procrastinate_events AS deferred ON deferred.job_id = job.id AND deferred.type = 'deferred' "
+    "WHERE job.status = 'todo' AND (job.scheduled_at IS NULL OR job.scheduled_at <= now()) "
+    "ORDER BY job.priority DESC, job.id LIMIT 1"
+)
+_LAST_REPORT = text("SELECT extract(epoch FROM now() - max(last_heartbeat)) FROM procrastinate_workers")
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One part and how it is; `detail` is a sentence for whoever runs the product, with what to do."""
+
+    name: str
+    state: State
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """How the parts were when they were last looked at."""
+
+    parts: tuple[Part, ...]
+    checked_at: datetime
+
+    @property
+    def status(self) -> State:
+        """The whole: down when a part is that nothing works without, degraded when any is not well."""
+        states = {part.state for part in self.parts}
+        return "down" if "down" in states else "degraded" if "degraded" in states else "ok"
+
+
+class Watch:
+    """Keeps one process's last look for two seconds, so that asking often costs nothing."""
+
+    def __init__(self) -> None:
+        self._latest: tuple[float, Readiness] | None = None
+        self._looking = threading.Lock()
+
+    def current(self) -> Readiness:
+        """Return how the parts are. While somebody looks, others get the last look, unless that was long ago: then
+        the looking itself hangs, and the database does not answer."""
+        if self._latest is not None and self._is_fresh(self._latest):
+            return self._latest[1]
+        if not self._looking.acquire(blocking=self._latest is None) and self._latest is not None:
+            return self._latest[1] if self._age(self._latest) < BELIEVED_SECONDS else _without_answer()
+        try:
+            if self._latest is None or not self._is_fresh(self._latest):
+                readiness = look()
+                self._latest = (clock.monotonic(), readiness)
+            return self._latest[1]
+        finally:
+            self._looking.release()
+
+    def _is_fresh(self, latest: tuple[float, Readiness]) -> bool:
+        return self._age(latest) < FRESH_SECONDS
+
+    @staticmethod
+    def _age(latest: tuple[float, Readiness]) -> float:
+        return clock.monotonic() - latest[0]
+
+
+def _without_answer() -> Readiness:
+    return Readiness((Part("database", "down", "The database does not answer; a look at it hangs."),), clock.now())
+
+
+def look() -> Readiness:
+    """Probe every part now, on the small pool apart from the requests'. Takes at most a few seconds, never raises
+    for trouble of the database."""
+    return Readiness(tuple(_parts()), clock.now())
+
+
+def _parts() -> Iterator[Part]:
+    try:
+        with short_transaction() as connection:
+            connection.exec_driver_sql(_LIMITS)
+            yield Part("database", "ok", "The database answers.")
+            for name, probe in _PROBES.items():
+                yield _looked_at(name, probe, connection)
+    except PoolTimeout:
+        yield Part("database", "degraded", "The connection for probes was in use for a second; look again.")
+    except SQLAlchemyError as error:
+        yield Part("database", "down", f"The database does not answer ({_state(error)}); check DATABASE_URL and it.")
+
+
+def _looked_at(name: str, probe: Callable[[Connection], Part], connection: Connection) -> Part:
+    """Run a probe in a savepoint that is always rolled back. Lets a lost connection's error through."""
+    savepoint = connection.begin_nested()
+    try:
+        return probe(connection)
+    except DBAPIError as error:
+        if error.connection_invalidated or connection.invalidated:
+            raise
+        return Part(name, _WHEN_UNREADABLE.get(name, "degraded"), f"Its tables could not be read ({_state(error)}).")
+    finally:
+        if not connection.invalidated and savepoint.is_active:
+            savepoint.rollback()
+
+
+def _migrations(connection: Connection) -> Part:
+    found = set(connection.execute(text("SELECT version_num FROM alembic_version")).scalars())
+    wanted = heads()
+    if found == wanted:
+        return Part("migrations", "ok", f"The database is at {_listed(found)}.")
+    return Part(
+        "migrations",
+        "down",
+        f"The database is at {_listed(found) or 'no revision'}, but this release needs {_listed(wanted)}: "
+        "run `flask --app wsgi db upgrade`, or deploy the release that matches.",
+    )
+
+
+def _mapping(connection: Connection) -> Part:
+    """Prove that the models can work: among themselves, and against the tables there are.
+
+    The audit log's table is left out: without it the product goes on, and the part `audit` says so.
+    """
+    try:
+        configure_mappers()
+        _ = db.metadata.sorted_tables
+    except SQLAlchemyError as error:
+        return Part(
+            "mapping", "down", f"The models do not fit together ({type(error).__name__}): deploy a mended release."
+        )
+    for mapper in Base.registry.mappers:
+        if mapper.class_ is AuditLog:
+            continue
+        try:
+            connection.execute(select(*mapper.local_table.columns).limit(0))
+        except DBAPIError as error:
+            if _state(error) not in _MISSING:
+                raise
+            return Part(
+                "mapping",
+                "down",
+                f"The table {mapper.local_table} is not as the models need it ({_state(error)}): "
+                "run `flask --app wsgi doctor`.",
+            )
+    return Part("mapping", "ok", "The models fit together and fit the tables.")
+
+
+def _audit(connection: Connection) -> Part:
+    """Insert a row for real; the caller rolls it back."""
+    event_id = ids.new_id()
+    try:
+        connection.execute(
+            insert(AuditLog).values(
+                event_id=event_id,
+                event_type="write_probe",
+                event_category="system",
+                event_level="info",
+                success=True,
+                created_at=ids.created_at(event_id),
+            )
+        )
+    except DBAPIError as error:
+        if error.connection_invalidated:
+            raise
+        return Part(
+            "audit",
+            "degraded",
+            f"Events cannot be written ({_state(error)}); they go to stderr as AUDIT_SPILL lines: keep those.",
+        )
+    if recorder.health.is_degraded:
+        return Part(
+            "audit",
+            "degraded",
+            f"This process could not write its last events ({recorder.health.last_reason}; "
+            f"{recorder.health.swallowed} since it started); they are on stderr as AUDIT_SPILL lines.",
+        )
+    return Part("audit", "ok", "Events can be written.")
+
+
+def _queue(connection: Connection) -> Part:
+    waited = connection.execute(_NEXT_JOB).scalar()
+    if waited is None:
+        return Part("queue", "ok", "No job is waiting.")
+    state: State = "degraded" if waited > OLDEST_JOB_SECONDS else "ok"
+    return Part("queue", state, f"The next job has been waiting for {round(waited)} s.")
+
+
+def _worker(connection: Connection) -> Part:
+    silent = connection.execute(_LAST_REPORT).scalar()
+    if silent is None:
+        return Part("worker", "degraded", "No worker is running; replies wait until one is: `flask --app wsgi worker`.")
+    if silent > WORKER_SILENT_SECONDS:
+        return Part("worker", "degraded", f"The worker was last heard of {round(silent)} s ago: restart it.")
+    return Part("worker", "ok", f"The worker reported {round(silent)} s ago.")
+
+
+_PROBES: dict[str, Callable[[Connection], Part]] = {
+    "migrations": _migrations,
+    "mapping": _mapping,
+    "audit": _audit,
+    "queue": _queue,
+    "worker": _worker,
+}
+_WHEN_UNREADABLE: dict[str, State] = {"migrations": "down"}
+
+
+@cache
+def heads() -> frozenset[str]:
+    """Return the migration revisions this release needs."""
+    return frozenset(ScriptDirectory(str(ROOT / "migrations")).get_heads())
+
+
+def _listed(revisions: set[str] | frozenset[str]) -> str:
+    return ", ".join(sorted(revisions))
+
+
+def _state(error: SQLAlchemyError) -> str:
+    """Return the SQLSTATE, or the kind of error; never the driver's text, which may hold an address."""
+    return getattr(getattr(error, "orig", None), "pgcode", None) or type(error).__name__

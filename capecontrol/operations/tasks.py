@@ -1,0 +1,48 @@
+"""Housekeeping as jobs: one of the two triggers that bring stranded work back, and the clearing of what is over.
+
+The other trigger is the worker itself (operations/worker.py): a job that brings jobs back can be stranded too.
+"""
+
+from procrastinate import JobContext
+
+from capecontrol.auth.registration import forget_old_keys
+from capecontrol.auth.waiting_room import forget_old_tickets
+from capecontrol.conversations.replies import order_lost_replies
+from capecontrol.extensions import jobs
+from capecontrol.operations.stalled_jobs import retry_stalled_jobs
+from capecontrol.web.rate_limits import forget_expired
+
+HOUSEKEEPING = "housekeeping"
+FAILED_JOBS_KEPT_HOURS = 30 * 24
+
+
+@jobs.periodic(cron="* * * * *")
+@jobs.task(name="operations.retry_stalled", queue=HOUSEKEEPING, pass_context=True)
+async def retry_stalled(context: JobContext, timestamp: int) -> None:  # noqa: ARG001 -- the round's, which the queue passes
+    """Give the jobs of dead workers out again."""
+    await retry_stalled_jobs(context.app.job_manager)
+
+
+@jobs.periodic(cron="* * * * *")
+@jobs.task(name="operations.order_lost", queue=HOUSEKEEPING)
+def order_lost(timestamp: int) -> None:  # noqa: ARG001 -- the round's, which the queue passes
+    """Order again the replies that nobody is going to make."""
+    order_lost_replies()
+
+
+@jobs.periodic(cron="*/10 * * * *")
+@jobs.task(name="operations.forget", queue=HOUSEKEEPING)
+def forget(timestamp: int) -> None:  # noqa: ARG001 -- the round's, which the queue passes
+    """Delete the rate limits' counters, the registrations' keys and the waiting room's tickets that are over."""
+    forget_expired()
+    forget_old_keys()
+    forget_old_tickets()
+
+
+@jobs.periodic(cron="17 3 * * *")
+@jobs.task(name="operations.forget_jobs", queue=HOUSEKEEPING, pass_context=True)
+async def forget_jobs(context: JobContext, timestamp: int) -> None:  # noqa: ARG001 -- the round's, which the queue passes
+    """Delete the records of jobs that ended without success more than 30 days ago; those of the others go at once."""
+    await context.app.job_manager.delete_old_jobs(
+        nb_hours=FAILED_JOBS_KEPT_HOURS, include_failed=True, include_cancelled=True, include_aborted=True
+    )

@@ -1,0 +1,34 @@
+"""The request's budget: work whose caller has waited too long is dropped before it starts."""
+
+import time
+
+from flask import Flask, request
+
+from capecontrol import clock
+from capecontrol.errors import Overloaded
+
+BUDGET_SECONDS = 8.0
+_OLDEST_BELIEVED_SECONDS = 60.0
+_UNBUDGETED = {"static", "operations.healthz"}
+
+
+def init_app(app: Flask) -> None:
+    """Count each request's budget from the router's `X-Request-Start` (milliseconds since 1970)."""
+
+    @app.before_request
+    def begin_budget() -> None:
+        waited = queued_seconds(request.headers.get("X-Request-Start"), now=time.time())
+        clock.add_timing("queue", waited * 1000)
+        clock.set_deadline(clock.monotonic() + BUDGET_SECONDS - waited)
+        if waited >= BUDGET_SECONDS and request.endpoint not in _UNBUDGETED:
+            raise Overloaded("This took too long to reach us, so nothing was done. Please try again.")
+
+
+def queued_seconds(header: str | None, *, now: float) -> float:
+    """Return how long the request waited before us, in seconds; 0 when the header is absent, in the future or older
+    than a minute (it is the router's word, and a caller may have written it)."""
+    text = (header or "").removeprefix("t=")
+    if not text.isascii() or not text.isdigit() or len(text) > 16:
+        return 0.0
+    waited = now - int(text) / 1000
+    return waited if 0 <= waited <= _OLDEST_BELIEVED_SECONDS else 0.0

@@ -1,0 +1,146 @@
+"""Each kind of failure to a status: as a page or, under /api/, as JSON."""
+
+from http import HTTPStatus
+from typing import Any
+
+import structlog
+from flask import Flask, Response, g, jsonify, redirect, render_template, request, url_for
+from flask_wtf.csrf import CSRFError
+from sqlalchemy.exc import SQLAlchemyError
+from werkzeug.exceptions import HTTPException
+from werkzeug.wrappers import Response as AnyResponse
+
+from capecontrol import errors
+from capecontrol.database import in_safe_words, is_passing
+from capecontrol.extensions import db, login_manager
+
+log = structlog.get_logger("errors")
+
+_STATUS: dict[type[errors.DomainError], int] = {
+    errors.NotFound: 404,
+    errors.SignInRequired: 401,
+    errors.Forbidden: 403,
+    errors.Conflict: 409,
+    errors.Invalid: 422,
+    errors.NotReadable: 400,
+    errors.UnsupportedContent: 415,
+    errors.RateLimited: 429,
+    errors.RetryLater: 503,
+}
+
+# What a person reads for a status that no rule of ours worded: a title, and what they can do.
+_WORDS = {
+    400: ("That request could not be read", "Please go back, reload the page and try once more."),
+    401: ("Please sign in", "Sign in, and you come back to where you were going."),
+    403: ("This is not yours to open", "If you think it should be, ask an administrator."),
+    404: ("There is nothing here", "The address may be mistyped, or the thing may be gone or not yours."),
+    405: ("That cannot be done here", "This address does not take that kind of request."),
+    409: ("That exists already", "Nothing was changed."),
+    413: ("That is too large", "Please send less at a time."),
+    415: ("That format is not taken here", "Send JSON as application/json."),
+    422: ("Something needs correcting", "Please correct it and send it again."),
+    429: ("A little too often", "Please wait a moment and try again."),
+    500: ("Something broke on our side", "It is written down and not your fault. Please try again."),
+    503: ("We are busy", "Nothing was lost. Please try again in a few seconds."),
+}
+
+
+def init_app(app: Flask) -> None:
+    """Register the handlers. One application-level handler chooses by path: a blueprint's never sees an unknown
+    address."""
+
+    @app.errorhandler(errors.DomainError)
+    def refused(error: errors.DomainError) -> AnyResponse:
+        status = status_of(error)
+        if status == 401 and not _wants_json():
+            return redirect(url_for("auth.sign_in", next=_here()), code=303)
+        retry_after = getattr(error, "retry_after", None)
+        return _answer(
+            status, detail=error.detail, field_errors=getattr(error, "errors", None), retry_after=retry_after
+        )
+
+    @app.errorhandler(CSRFError)
+    def form_without_token(_: CSRFError) -> AnyResponse:
+        return _answer(
+            400,
+            detail="This form was open for too long or was not ours. Please reload the page and send it again.",
+        )
+
+    @app.errorhandler(HTTPException)
+    def refused_by_the_frame(error: HTTPException) -> AnyResponse:
+        if error.code is None or error.code < 400:
+            return error.get_response()  # a redirect
+        own_words = error.description if error.code == 400 and type(error).description != error.description else None
+        return _answer(error.code, detail=own_words, headers=_kept_headers(error))
+
+    @app.errorhandler(SQLAlchemyError)
+    def database_in_trouble(error: SQLAlchemyError) -> AnyResponse:
+        db.session.rollback()
+        if is_passing(error):
+            log.warning("database_unavailable", kind=type(error).__name__, request_id=g.get("request_id"))
+            return _answer(503, retry_after=2)
+        return broken(error)
+
+    @app.errorhandler(Exception)
+    def broken(error: Exception) -> AnyResponse:
+        log.error("unhandled_error", **in_safe_words(error), endpoint=request.endpoint, request_id=g.get("request_id"))
+        return _answer(500)
+
+
+def _answer(
+    status: int,
+    *,
+    detail: str | None = None,
+    field_errors: dict[str, list[str]] | None = None,
+    retry_after: int | None = None,
+    headers: dict[str, str] | None = None,
+) -> Response:
+    title, explanation = _WORDS.get(status, (HTTPStatus(status).phrase, "Please try again."))
+    if _wants_json():
+        response = jsonify({"detail": detail or f"{title}. {explanation}", "errors": field_errors or {}})
+    else:
+        response = Response(_page(status, title, detail or explanation), mimetype="text/html")
+    response.status_code = status
+    response.headers.update(headers or {})
+    if status == 401:
+        response.headers["WWW-Authenticate"] = "Bearer"  # RFC 9110, 15.5.2
+    if retry_after is None and status in (429, 503):
+        retry_after = 2
+    if retry_after is not None:
+        response.headers["Retry-After"] = str(retry_after)
+    return response
+
+
+def _page(status: int, title: str, explanation: str) -> str:
+    context: dict[str, Any] = {"status": status, "title": title, "explanation": explanation}
+    context["request_id"] = g.get("request_id")
+    if status >= 500:
+        _draw_as_nobody()
+    try:
+        return render_template("errors/error.html", **context)
+    except SQLAlchemyError:  # the page's frame asks who is signed in, and the database does not answer
+        _draw_as_nobody()
+        return render_template("errors/error.html", **context)
+
+
+def _draw_as_nobody() -> None:
+    """Let the page's frame skip the question who is signed in, where Flask-Login has no answer yet."""
+    if "_login_user" not in g:
+        g._login_user = login_manager.anonymous_user()
+
+
+def status_of(error: errors.DomainError) -> int:
+    """Return the HTTP status of a refusal."""
+    return next(_STATUS[kind] for kind in type(error).__mro__ if kind in _STATUS)
+
+
+def _kept_headers(error: HTTPException) -> dict[str, str]:
+    return {name: value for name, value in error.get_headers() if name in ("Allow", "Retry-After")}
+
+
+def _wants_json() -> bool:
+    return request.path.startswith("/api/") or request.path == "/api"
+
+
+def _here() -> str | None:
+    return request.full_path.rstrip("?") if request.method == "GET" else None

@@ -1,0 +1,99 @@
+"""Reading a JSON body: strictly, and refusing in words."""
+
+import json
+from typing import Any, TypeVar
+
+from flask import abort, request
+from pydantic import BaseModel, ValidationError
+
+from capecontrol.errors import Invalid, NotReadable, UnsupportedContent
+
+Shape = TypeVar("Shape", bound=BaseModel)
+
+_SENTENCES = {
+    "missing": "{label} is required.",
+    "string_type": "{label} must be text.",
+    "string_too_short": "{label} is too short: at least {min_length} characters.",
+    "string_too_long": "{label} is too long: at most {max_length} characters.",
+    "bool_type": "{label} must be true or false.",
+    "bool_parsing": "{label} must be true or false.",
+    "int_type": "{label} must be a whole number.",
+    "int_parsing": "{label} must be a whole number.",
+    "greater_than_equal": "{label} must be at least {ge}.",
+    "less_than_equal": "{label} must be at most {le}.",
+    "literal_error": "{label} must be {expected}.",
+    "list_type": "{label} must be a list.",
+    "dict_type": "{label} must be an object.",
+    "datetime_from_date_parsing": "{label} must be a date such as 2026-11-24.",
+    "datetime_parsing": "{label} must be a date such as 2026-11-24.",
+    "date_from_datetime_parsing": "{label} must be a date such as 2026-11-24.",
+}
+
+
+def read_json(shape: type[Shape]) -> Shape:
+    """Return the request's JSON body as `shape`.
+
+    Raises UnsupportedContent for another content type, 413 for a body over the limit, NotReadable for broken JSON or
+    text that is not UTF-8, and Invalid with a sentence a field where the shape does not fit.
+    """
+    if request.mimetype != "application/json" and not request.mimetype.endswith("+json"):
+        raise UnsupportedContent
+    body = request.get_data(cache=True)
+    if request.max_content_length is not None and len(body) >= request.max_content_length:
+        abort(413)  # a body in chunks has no length to refuse beforehand, and is cut at the limit without a word
+    return check_shape(shape, _parse(body))
+
+
+def text_in_body(name: str) -> str | None:
+    """Return a text field of the body whatever else is wrong with it, or None; for the record of what was refused."""
+    try:
+        value = _parse(request.get_data(cache=True)).get(name)
+    except (NotReadable, Invalid):
+        return None
+    return value if isinstance(value, str) else None
+
+
+def read_query(shape: type[Shape]) -> Shape:
+    """Return the query string as `shape`; empty values mean absent. Raises Invalid."""
+    return check_shape(shape, {name: value for name, value in request.args.items() if value != ""})
+
+
+def check_shape(shape: type[Shape], fields: dict[str, Any]) -> Shape:
+    """Return the fields as `shape`. Raises Invalid with sentences for people."""
+    try:
+        return shape.model_validate(fields)
+    except ValidationError as error:
+        raise Invalid(_sentences(error)) from None
+
+
+def _parse(body: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(body.decode("utf-8"), parse_constant=_refuse_constant)
+    except UnicodeDecodeError:
+        raise NotReadable("The body must be UTF-8 text.") from None
+    except (ValueError, RecursionError):
+        raise NotReadable("The body must be valid JSON.") from None
+    if not isinstance(value, dict):
+        raise Invalid({"body": ["The body must be a JSON object."]})
+    return value
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _sentences(error: ValidationError) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for problem in error.errors(include_url=False, include_input=False):
+        field = str(problem["loc"][0]) if problem["loc"] else "body"
+        words = {"label": _label(field), **problem.get("ctx", {})}
+        sentence = _SENTENCES.get(problem["type"])
+        text = sentence.format(**words) if sentence else problem["msg"].removeprefix("Value error, ")
+        found.setdefault(field, []).append(text)
+    return found
+
+
+def _label(field: str) -> str:
+    """Return a field's name as a person reads it: `fullName` and `full_name` are "Full name"."""
+    spaced = "".join(f" {letter.lower()}" if letter.isupper() else letter for letter in field)
+    return spaced.replace("_", " ").strip().capitalize()

@@ -1,0 +1,54 @@
+"""How times, numbers and text look in templates."""
+
+from datetime import datetime
+from typing import Any
+
+from flask import Flask
+from markupsafe import Markup
+
+from capecontrol import clock
+from capecontrol.conversations import rendering
+
+_STEPS = ((60, "second"), (60, "minute"), (24, "hour"), (7, "day"), (4.35, "week"), (12, "month"))
+
+
+def init_app(app: Flask) -> None:
+    """Register the filters and what every template may use."""
+    app.add_template_filter(relative)
+    app.add_template_filter(exact)
+    app.add_template_filter(plural)
+    app.add_template_filter(markdown)
+    app.context_processor(lambda: {"now": clock.now()})
+
+
+def relative(at: datetime | None) -> Markup:
+    """Return a time as "3 minutes ago", with the exact one on hover."""
+    if at is None:
+        return Markup('<span class="muted">never</span>')
+    return Markup('<time datetime="{}" title="{}">{}</time>').format(at.isoformat(), exact(at), _ago(at))
+
+
+def exact(at: datetime | None) -> str:
+    """Return a time to the second, with its zone."""
+    return at.strftime("%-d %B %Y, %H:%M:%S %Z") if at else "never"
+
+
+def plural(count: int, one: str, many: str | None = None) -> str:
+    """Return "1 message" or "2 messages"."""
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
+def markdown(text: Any) -> Markup:
+    """Return markdown as safe HTML."""
+    return Markup(rendering.render(str(text or "")))  # noqa: S704 -- cleaned by nh3 inside render
+
+
+def _ago(at: datetime) -> str:
+    amount = (clock.now() - at).total_seconds()
+    if amount < 10:
+        return "just now"
+    for size, unit in _STEPS:
+        if amount < size:
+            return f"{plural(int(amount), unit)} ago"
+        amount /= size
+    return f"{plural(int(amount), 'year')} ago"

@@ -1,0 +1,35 @@
+"""What text may contain; plain functions for forms and schemas alike, raising ValueError with a sentence."""
+
+import unicodedata
+
+_ALLOWED_CONTROLS = {"\n", "\t"}
+
+
+def one_line(value: str, *, label: str, limit: int) -> str:
+    """Return the text without surrounding space. Refuses control characters, line breaks and more than `limit`
+    characters."""
+    value = value.strip()
+    if any(_is_forbidden(character) or character == "\n" for character in value):
+        raise ValueError(f"{label} must be one line without control characters.")
+    _check_length(value, label, limit)
+    return value
+
+
+def many_lines(value: str, *, label: str, limit: int) -> str:
+    """Return the text exactly as written. Refuses control characters but tab and line breaks, and more than `limit`
+    characters."""
+    without_returns = value.replace("\r\n", "\n")
+    if any(_is_forbidden(character) for character in without_returns):
+        raise ValueError(f"{label} must not contain control characters.")
+    _check_length(value, label, limit)
+    return value
+
+
+def _check_length(value: str, label: str, limit: int) -> None:
+    if len(value) > limit:
+        raise ValueError(f"{label} is too long: at most {limit:,} characters, and this has {len(value):,}.")
+
+
+def _is_forbidden(character: str) -> bool:
+    """Controls (Cc) and lone surrogates (Cs): neither is text, and PostgreSQL cannot hold NUL or surrogates."""
+    return character not in _ALLOWED_CONTROLS and unicodedata.category(character) in ("Cc", "Cs")

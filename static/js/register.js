@@ -1,0 +1,229 @@
+// The registration form: says early whether an address is free and how strong a password is, and posts once.
+
+import { clearErrors, focusErrorSummary, showErrorSummary, showTrouble } from "./error_summary.js";
+import { look, post, showPage } from "./form_post.js";
+import { offerReveal } from "./password_reveal.js";
+import { strengthOf } from "./password_strength.js";
+import { showSteps } from "./steps.js";
+import { busyButton } from "./submit_once.js";
+import { startWaiting } from "./wait.js";
+
+const TYPING_PAUSE = 400;
+const SPEAKING_PAUSE = 800;
+const PAGE = "[data-register]";
+const WAITING_PAGE = "[data-waiting]";
+
+// The page's parts; found anew when the server has drawn the form again.
+let form;
+let email;
+let password;
+
+function prepare() {
+  form = document.querySelector(PAGE);
+  email = form.elements.email;
+  password = form.elements.password;
+  prepareAvailability();
+  prepareStrength();
+  focusErrorSummary();
+  offerReveal();
+  prepareSending();
+}
+
+/* Availability: a hint while typing. It never stops anybody; the answer to the form itself is what counts. */
+
+let availability;
+let pause;
+let question;
+
+function say(text, tone = "", link = null) {
+  availability.dataset.tone = tone;
+  availability.textContent = text;
+  if (link) availability.append(" ", link);
+}
+
+function signInLink() {
+  const link = document.createElement("a");
+  link.href = availability.dataset.signIn;
+  link.textContent = "Sign in instead?";
+  return link;
+}
+
+/** What was probably meant, as a button that puts it in. */
+function offer(address) {
+  const button = document.createElement("button");
+  button.type = "button";
+  button.className = "button button--plain button--small";
+  button.textContent = `Use ${address}`;
+  button.addEventListener("click", () => {
+    email.value = address;
+    email.dispatchEvent(new Event("input"));
+    email.focus();
+  });
+  return button;
+}
+
+function looksComplete(address) {
+  return /^\S+@\S+[.,]\S{2,}$/.test(address);
+}
+
+async function ask(address) {
+  question = new AbortController();
+  const mine = question;
+  say("Checking this address…");
+  let answer = { available: null };
+  try {
+    const response = await fetch(`${email.dataset.availability}?email=${encodeURIComponent(address)}`, {
+      headers: { Accept: "application/json" },
+      credentials: "omit",
+      signal: AbortSignal.any([mine.signal, AbortSignal.timeout(5000)]),
+    });
+    answer = await response.json();
+  } catch {
+    // No answer, or none in time: whether the address is free is simply not known yet.
+  }
+  // An answer about an address that has been typed over since is dropped.
+  if (mine !== question || address !== email.value.trim()) return;
+  const meant = answer.suggestion ? offer(answer.suggestion) : null;
+  if (answer.available === true) {
+    say(meant ? answer.message : "This address is free.", meant ? "" : "good", meant);
+    showSteps({ check: "done" });
+  } else if (answer.reason === "already_exists") say("This address already has an account.", "needs-you", signInLink());
+  else if (answer.reason === "invalid_format") say(answer.message, "needs-you", meant);
+  else say("");
+}
+
+function prepareAvailability() {
+  availability = document.getElementById("email-availability");
+  email.addEventListener("input", () => {
+    clearTimeout(pause);
+    question?.abort();
+    question = undefined;
+    say("");
+    showSteps({ check: "next" });
+    const address = email.value.trim();
+    if (looksComplete(address)) pause = setTimeout(ask, TYPING_PAUSE, address);
+  });
+}
+
+/* Strength: bar and words follow every key; they are spoken only when typing stops. */
+
+let speaking;
+
+function prepareStrength() {
+  const meter = form.querySelector(".strength__meter");
+  const shown = document.getElementById("password-strength");
+  const spoken = form.querySelector("[data-strength-spoken]");
+  password.addEventListener("input", () => {
+    clearTimeout(speaking);
+    const personal = [email.value, form.elements.full_name.value];
+    const { score, words } = password.value
+      ? strengthOf(password.value, password.minLength, personal)
+      : { score: 0, words: "" };
+    meter.value = score;
+    shown.textContent = words;
+    speaking = setTimeout(() => {
+      spoken.textContent = words;
+    }, SPEAKING_PAUSE);
+  });
+}
+
+/* Before posting: what is plainly missing is said at once, since a page that comes back has lost the password. */
+
+function mistakes() {
+  const found = [];
+  for (const field of form.querySelectorAll("[data-missing]")) {
+    if (!field.value.trim()) found.push({ field, text: field.dataset.missing });
+  }
+  if ([...password.value].length < password.minLength) {
+    found.push({ field: password, text: `Choose a password of at least ${password.minLength} characters.` });
+  }
+  const roles = form.querySelectorAll("input[name=user_role]");
+  if (roles.length && ![...roles].some((role) => role.checked)) {
+    found.push({ field: roles[0], text: "Say what brings you here." });
+  }
+  if (!form.elements.terms.checked) {
+    found.push({ field: form.elements.terms, text: "Please agree to the terms to open an account." });
+  }
+  return found;
+}
+
+/* Sending. The page stays, and with it the password, until the server has said what came of it. */
+
+function prepareSending() {
+  const { take, giveBack, isTaken } = busyButton(form);
+  form.addEventListener("submit", async (event) => {
+    event.preventDefault();
+    if (isTaken()) return;
+    const found = mistakes();
+    if (found.length) {
+      showErrorSummary(form, found);
+      return;
+    }
+    clearErrors(form);
+    const isChecked = form.querySelector('[data-step="check"]').dataset.state === "done";
+    // The server does the rest in one go and answers at its end, so the rest is under way together.
+    showSteps({ check: isChecked ? "done" : "now", secure: "now", open: "now" });
+    const sent = send();
+    take();
+    if (!(await goOn(await sent))) giveBack();
+  });
+}
+
+async function send() {
+  const answer = await post(form, PAGE);
+  // A form left open for hours has an outdated token; with a fresh one it is as good as new.
+  return answer.status === 400 && (await renewToken()) ? post(form, PAGE) : answer;
+}
+
+async function renewToken() {
+  const { page } = await look(form.action, PAGE);
+  const fresh = page?.querySelector(`${PAGE} input[name=csrf_token]`);
+  if (fresh) form.elements.csrf_token.value = fresh.value;
+  return Boolean(fresh);
+}
+
+/** Show what the server made of the form; say whether the page is on its way elsewhere. */
+async function goOn(answer) {
+  if (answer.kind === "moved") return follow();
+  if (answer.kind === "page") showAgain(answer);
+  else stop(answer);
+  return answer.kind === "page";
+}
+
+/** The form was taken: either there is a place to wait for, or the account is open. */
+async function follow() {
+  const answer = await look(form.dataset.waitingRoom, WAITING_PAGE);
+  if (answer.kind === "trouble") {
+    stop(answer);
+    return false;
+  }
+  if (answer.kind === "page") {
+    const kept = password.value;
+    showPage(answer.page);
+    history.replaceState(null, "", form.dataset.waitingRoom);
+    startWaiting(kept);
+    return true;
+  }
+  showSteps({ check: "done", secure: "done", open: "done", done: "done" });
+  // Whoever has an account is sent on from here, to the message that waits for them.
+  location.assign(form.action);
+  return true;
+}
+
+/** The form came back with something to correct, or with the request to press again. */
+function showAgain({ page, status }) {
+  const kept = password.value;
+  showPage(page);
+  prepare();
+  if (status !== 503) return;
+  // Nothing was wrong with the password, so nobody should have to type it twice.
+  password.value = kept;
+  password.dispatchEvent(new Event("input"));
+}
+
+function stop(trouble) {
+  showSteps({ check: "next", secure: "next", open: "next" });
+  showTrouble(form, trouble);
+}
+
+prepare();

@@ -1,0 +1,304 @@
+// The waiting room: asks how far the queue has come, and at its turn opens the account with the password it was given.
+
+import { clearErrors, focusErrorSummary, showErrorSummary } from "./error_summary.js";
+import { look, post, retryAfter, showPage } from "./form_post.js";
+import { offerReveal } from "./password_reveal.js";
+import { inWords, showFigures, showProgress } from "./queue_figures.js";
+import { showSteps } from "./steps.js";
+import { busyButton } from "./submit_once.js";
+import { endOfTurn, endTurn, startTurn } from "./turn.js";
+
+const PAGE = "[data-waiting]";
+const SHORTEST_PAUSE = 2;
+const LONGEST_PAUSE = 30;
+const ANSWER_WITHIN = 12_000;
+const SPEAK_EVERY = 10_000;
+
+// Kept here and nowhere else: not in storage, not in a cookie. A reload forgets it, and the page asks again.
+let password = "";
+
+let room;
+let form;
+let button;
+let place;
+let lookTimer;
+let failures = 0;
+let isSending = false;
+
+/** Take up the waiting page that has come in the place of the form; `kept` is the password typed into that. */
+export function startWaiting(kept) {
+  password = kept;
+  takeUp();
+  room.querySelector("[data-heading]").focus();
+}
+
+/** Take up the page as the server has drawn it. What it says is shown at once and acted upon after `pause` seconds. */
+function takeUp(pause = 0) {
+  room = document.querySelector(PAGE);
+  form = room.querySelector("[data-finish]");
+  button = busyButton(form);
+  place = undefined;
+  isSending = false;
+  recall();
+  prepareForms();
+  const { status, place: number, eta, poll } = room.dataset;
+  show({ status, place: Number(number), eta_seconds: Number(eta) });
+  focusErrorSummary();
+  if (pause) lookLater(pause);
+  else act(Number(poll));
+}
+
+/* What a reload must not forget stands in the tab's history: how far the way was, and when the turn ends. */
+
+let journey;
+
+function recall() {
+  const { ticket, place: number } = room.dataset;
+  journey = history.state?.ticket === ticket ? history.state : { ticket, first: Number(number) };
+}
+
+function remember(changes) {
+  journey = { ...journey, ...changes };
+  history.replaceState(journey, "");
+}
+
+/* Asking for the place: at the pace the server sets, and more slowly while it does not answer. */
+
+function lookLater(seconds) {
+  clearTimeout(lookTimer);
+  const pause = Math.min(LONGEST_PAUSE, Math.max(SHORTEST_PAUSE, seconds));
+  // A little late each time, so that people who came together do not ask together for ever.
+  lookTimer = setTimeout(askForPlace, pause * 1000 * (1 + Math.random() / 10));
+}
+
+async function askForPlace() {
+  const asked = room;
+  try {
+    const response = await fetch(asked.dataset.api, {
+      headers: { Accept: "application/json", "X-Registration-Ticket": asked.dataset.ticket },
+      credentials: "omit",
+      signal: AbortSignal.timeout(ANSWER_WITHIN),
+    });
+    if (asked !== room || isSending) return;
+    if (response.status === 422) return leaveFor(location.pathname);
+    const pause = retryAfter(response);
+    if (!response.ok) return complain(pause);
+    const answer = await response.json();
+    if (asked !== room || isSending) return;
+    failures = 0;
+    say("");
+    show(answer);
+    act(pause ?? SHORTEST_PAUSE);
+  } catch {
+    if (asked === room) complain(null);
+  }
+}
+
+function complain(pause) {
+  failures += 1;
+  if (failures > 1) say("No answer just now. Your place is kept; trying again…");
+  lookLater(Math.max(pause ?? 0, SHORTEST_PAUSE * 2 ** failures));
+}
+
+function act(pause) {
+  // An account that is open although its answer was lost: sent again, the same form signs its owner in.
+  if (password && ["ready", "done"].includes(place.status)) finish();
+  else if (place.status === "done") leaveFor(room.dataset.done);
+  else if (place.status !== "expired") lookLater(pause);
+}
+
+function leaveFor(address) {
+  clearTimeout(lookTimer);
+  endTurn(room);
+  location.assign(address);
+}
+
+/* Finishing: the form of the page, sent with the password typed or kept. */
+
+function prepareForms() {
+  offerReveal();
+  form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    if (isSending) return;
+    const field = form.elements.password;
+    clearErrors(form);
+    if (!field.value) {
+      showErrorSummary(form, [{ field, text: "Type your password once more." }]);
+      return;
+    }
+    password = field.value;
+    if (place.status === "waiting") keepForTheTurn();
+    else send();
+  });
+  const keep = room.querySelector("[data-keep]");
+  keep.addEventListener("submit", (event) => {
+    event.preventDefault();
+    keepTurn(keep);
+  });
+}
+
+function keepForTheTurn() {
+  form.elements.password.value = "";
+  setStatus("waiting");
+  room.querySelector("[data-heading]").focus();
+  speak("Keep this page open: at your turn it opens your account by itself.", true);
+}
+
+function finish() {
+  form.elements.password.value = password;
+  form.requestSubmit();
+}
+
+async function send() {
+  clearTimeout(lookTimer);
+  isSending = true;
+  const sent = post(form, PAGE);
+  showSending();
+  const answer = await sent;
+  if (answer.kind === "moved") {
+    password = "";
+    showSteps({ wait: "done", secure: "done", open: "done", done: "done" });
+    leaveFor(room.dataset.onward);
+  } else if (answer.kind === "page") {
+    takeUpAnswer(answer);
+  } else {
+    await recover(answer);
+  }
+}
+
+function showSending() {
+  button.take();
+  if (place.status === "expired") return;
+  setStatus(place.status);
+  // The server does both in one go and answers at its end.
+  showSteps({ wait: "done", secure: "now", open: "now" });
+  speak("It is your turn. Opening your account.", true);
+}
+
+function takeUpAnswer({ page, status, retryAfter: pause }) {
+  // Only a page that asks to wait, or to come again at once, has nothing against the password.
+  if (status !== 503) password = "";
+  failures = 0;
+  showPage(page);
+  takeUp(status === 503 ? (pause ?? SHORTEST_PAUSE) : 0);
+}
+
+/** Nothing usable came back: say so, and ask for the place again, which leads here once more while it is our turn. */
+async function recover(answer) {
+  if (answer.status === 400) {
+    // A page open for hours has an outdated token; a fresh page has a fresh one.
+    const fresh = await look(form.action, PAGE);
+    if (fresh.kind === "page") return takeUpAnswer({ ...fresh, status: 503 });
+    if (fresh.kind === "moved") return leaveFor(room.dataset.onward);
+  }
+  isSending = false;
+  failures += 1;
+  button.giveBack();
+  showSteps({ secure: "next", open: "next" });
+  say(place.status === "expired" ? `${answer.title}. ${answer.text}` : `${answer.title}. Trying again…`);
+  if (place.status !== "expired") lookLater(Math.max(answer.retryAfter ?? 0, SHORTEST_PAUSE * failures));
+}
+
+/* Showing it. */
+
+function show(answer) {
+  const before = place;
+  place = answer;
+  setStatus(answer.status);
+  if (answer.status === "waiting") showWaiting(before);
+  if (answer.status === "ready" && before?.status !== "ready") showTurn();
+  if (answer.status === "expired" && before?.status !== "expired") showExpired();
+}
+
+/** Show the parts of the page that belong to `status`, which is the server's word. */
+function setStatus(status) {
+  // With the password at hand there is nothing to ask at the turn: the page is at work until it is through.
+  const shown = password && ["ready", "done"].includes(status) ? "working" : status;
+  for (const part of room.querySelectorAll("[data-when]")) {
+    part.hidden = !part.dataset.when.split(" ").includes(shown);
+  }
+  // Who has reloaded may type the password while waiting, and need not watch for the turn.
+  if (shown === "waiting") form.hidden = Boolean(password);
+  for (const part of room.querySelectorAll("[data-if-kept]")) part.hidden = !password;
+  for (const part of room.querySelectorAll("[data-unless-kept]")) part.hidden = Boolean(password);
+  const submit = form.querySelector("button[data-busy]");
+  if (!isSending) submit.textContent = submit.dataset[`${shown}Words`] ?? submit.textContent;
+  if (shown !== "ready") endTurn(room);
+}
+
+function showWaiting(before) {
+  remember({ first: Math.max(journey.first, place.place), seenWaiting: Date.now() });
+  const { ordinal, eta } = showFigures(room, place, journey.first);
+  entitle(`${ordinal} in line`, `You are ${ordinal} in line`);
+  showSteps({ wait: "now", secure: "next", open: "next" });
+  if (before && before.place !== place.place) speak(`${ordinal} in line. Your turn comes in about ${eta}.`);
+}
+
+function showTurn() {
+  entitle("It is your turn");
+  showProgress(room, 1);
+  showSteps({ wait: "done", secure: "next", open: "next" });
+  if (password) return;
+  countDown(journey.turnEnds ?? endOfTurn(turnSeconds(), journey.seenWaiting));
+  speak("It is your turn. Type your password to open your account.", true);
+  form.elements.password.focus();
+}
+
+function showExpired() {
+  form.elements.password.value ||= password;
+  entitle("Your turn has passed");
+  showSteps({ wait: "next", secure: "next", open: "next" });
+  speak("Your turn has passed. You can take a new place.", true);
+}
+
+function entitle(words, heading = words) {
+  room.querySelector("[data-heading]").textContent = heading;
+  const isWrong = Boolean(room.querySelector("[data-error-summary]"));
+  document.title = `${isWrong ? "Error: " : ""}${words} · Cape Control`;
+}
+
+function say(text) {
+  room.querySelector("[data-trouble]").textContent = text;
+}
+
+/* Speaking: politely, and at most every ten seconds unless something is asked of the person. */
+
+let spokeAt = Date.now();
+let speaking;
+
+function speak(text, isUrgent = false) {
+  clearTimeout(speaking);
+  const pause = isUrgent ? 100 : Math.max(100, spokeAt + SPEAK_EVERY - Date.now());
+  speaking = setTimeout(() => {
+    spokeAt = Date.now();
+    room.querySelector("[data-announcements]").textContent = text;
+  }, pause);
+}
+
+/* The turn, for who has yet to type the password. */
+
+const turnSeconds = () => Number(room.dataset.turn);
+
+function countDown(ends) {
+  remember({ turnEnds: ends });
+  startTurn(room, ends);
+}
+
+async function keepTurn(keep) {
+  const answer = await post(keep, PAGE);
+  if (place.status !== "ready") return;
+  if (answer.kind === "trouble") {
+    say("That did not reach us. Please press “Keep my turn” again.");
+    return;
+  }
+  say("");
+  countDown(Date.now() + turnSeconds() * 1000);
+  speak(`Your turn is kept for another ${inWords(turnSeconds())}.`, true);
+}
+
+// Going back shows the page as it was left, still at work on something long since answered.
+window.addEventListener("pageshow", (event) => {
+  if (event.persisted && isSending) location.reload();
+});
+
+if (document.querySelector(PAGE)) takeUp();

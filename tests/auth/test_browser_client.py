@@ -1,0 +1,210 @@
+"""Every request of the existing browser client, replayed (B1 to B7), with what it does with the answer."""
+
+from typing import Any
+
+import pytest
+from flask.testing import FlaskClient
+
+from tests.people import PASSWORD, Person
+
+EMAIL = "naledi@example.com"
+AS_SENT = {
+    "firstName": "Naledi",
+    "lastName": "Mokoena",
+    "email": EMAIL,
+    "password": PASSWORD,
+    "role": "customer",
+    "phone": "",
+    "website": "",
+    "experience": "",
+}
+CUSTOMER_PROFILE = {
+    "companyName": "Kelp & Co",
+    "industry": "retail",
+    "companySize": "1-10",
+    "businessType": "b2c",
+    "useCase": "bookings",
+    "budget": "R10k",
+    "goals": ["save time"],
+    "preferredIntegrations": ["mail"],
+    "timeline": "3 months",
+    "experience": "beginner",
+    "profileCompleted": True,
+    "phase2Completed": True,
+}
+DEVELOPER_PROFILE = {
+    "githubUrl": "https://git.example.com/naledi",
+    "portfolioUrl": "https://naledi.example.com",
+    "experience": "expert",
+    "skills": ["python", "sql"],
+    "specializations": ["data"],
+    "previousWork": "harbour systems",
+    "workType": "remote",
+    "availability": "now",
+    "payoutMethod": "bank",
+    "bio": "I build things.",
+    "profileImage": "",
+    "socialLinks": {"linkedin": "", "twitter": "", "website": "https://naledi.example.com"},
+    "profileCompleted": True,
+    "phase2Completed": True,
+}
+
+
+def availability(client: FlaskClient, email: str) -> Any:
+    """B1: the GET carries a content type, which is unusual and must not matter."""
+    answer = client.get(
+        "/api/auth/v2/validate-email", query_string={"email": email}, headers={"Content-Type": "application/json"}
+    )
+    assert answer.status_code == 200
+    assert "application/json" in answer.headers["Content-Type"]
+    return answer.json["available"]
+
+
+def test_b1_an_unknown_address_is_available(client: FlaskClient) -> None:
+    assert availability(client, EMAIL) is True
+
+
+def test_b1_a_known_address_is_not(client: FlaskClient, person: Person) -> None:
+    assert availability(client, person.email) is False
+    assert availability(client, person.email.upper()) is False
+
+
+def test_b1_something_else_is_no_address(client: FlaskClient) -> None:
+    assert availability(client, "naledi@") is False
+
+
+def test_b1e_a_missing_address_is_json_too(client: FlaskClient) -> None:
+    answer = client.get("/api/auth/v2/validate-email")
+    assert answer.status_code == 422
+    assert isinstance(answer.json["detail"], str)
+
+
+@pytest.mark.parametrize("role", ["customer", "developer"])
+def test_b2_the_registration_as_the_client_sends_it(client: FlaskClient, role: str) -> None:
+    answer = client.post("/api/auth/v2/register", json={**AS_SENT, "role": role, "company": "Kelp & Co"})
+    assert answer.status_code == 201
+    assert isinstance(answer.json["id"], str)
+    assert answer.json["email"] == EMAIL
+    assert answer.json["accessToken"] == answer.json["access_token"]
+    assert answer.json["full_name"] == "Naledi Mokoena"
+    assert answer.json["user_role"] == {"customer": "client", "developer": "developer"}[role]
+    assert answer.json["company_name"] == "Kelp & Co"
+    assert answer.json["created_at"]
+
+
+def test_b2_empty_strings_mean_not_given(client: FlaskClient, db_session: Any) -> None:
+    from capecontrol.auth.models import User
+
+    client.post("/api/auth/v2/register", json=AS_SENT)
+    user = db_session.query(User).one()
+    assert (user.phone, user.website, user.experience) == (None, None, None)
+    assert user.tos_source == "legacy client"
+
+
+def test_b2e_a_taken_address_is_409_with_a_sentence(client: FlaskClient) -> None:
+    client.post("/api/auth/v2/register", json=AS_SENT)
+    answer = client.post("/api/auth/v2/register", json=AS_SENT)
+    assert answer.status_code == 409
+    assert "already has an account" in answer.json["detail"]
+
+
+def test_b2e_a_refusal_is_a_string_and_never_a_list(client: FlaskClient) -> None:
+    answer = client.post("/api/auth/v2/register", json={**AS_SENT, "password": "short", "email": "no"})
+    assert answer.status_code == 422
+    assert isinstance(answer.json["detail"], str)
+    assert set(answer.json["errors"]) == {"email", "password"}
+
+
+def test_b3_the_sign_in_page(client: FlaskClient, person: Person) -> None:
+    answer = client.post("/api/auth/v2/login", json={"email": person.email, "password": PASSWORD})
+    assert answer.status_code == 200
+    assert answer.json["access_token"]
+    assert answer.json["user"] == {
+        "id": person.id,
+        "email": person.email,
+        "firstName": "Thandi",
+        "lastName": "Nkosi",
+        "role": "client",
+    }
+
+
+def test_b3_a_wrong_password_has_its_text_in_detail(client: FlaskClient, person: Person) -> None:
+    answer = client.post("/api/auth/v2/login", json={"email": person.email, "password": "wrong"})
+    unknown = client.post("/api/auth/v2/login", json={"email": "nobody@example.com", "password": "wrong"})
+    assert answer.status_code == unknown.status_code == 401
+    assert answer.json == unknown.json
+
+
+def test_b4_every_start_asks_who_i_am(client: FlaskClient, person: Person) -> None:
+    assert client.get("/api/auth/me", headers=person.bearer).json["email"] == person.email
+    for headers in ({}, {"Authorization": "Bearer null"}, {"Authorization": "Bearer "}):
+        answer = client.get("/api/auth/me", headers=headers)
+        assert answer.status_code == 401
+        assert answer.is_json
+
+
+def test_b5_the_older_sign_in_pages(client: FlaskClient, person: Person) -> None:
+    body = {"email": person.email, "password": PASSWORD, "userType": "customer"}
+    assert client.post("/api/auth/login", json=body).json["token"]
+    refused = client.post("/api/auth/login", json={**body, "password": "wrong"})
+    assert refused.status_code == 401
+    assert refused.json["message"] == refused.json["detail"]
+
+
+@pytest.mark.parametrize("profile", [CUSTOMER_PROFILE, DEVELOPER_PROFILE], ids=["customer", "developer"])
+def test_b6_the_profile_after_registration(client: FlaskClient, profile: dict[str, Any]) -> None:
+    token = client.post("/api/auth/v2/register", json=AS_SENT).json["accessToken"]
+    headers = {"Authorization": f"Bearer {token}"}
+    answer = client.post("/api/enhanced/complete-phase2-profile", json=profile, headers=headers)
+    assert answer.status_code == 200
+    assert answer.json["profile"] == profile
+
+
+def test_b7_the_three_step_page(client: FlaskClient) -> None:
+    assert client.post("/api/auth/register/step1", json={"email": EMAIL}).json["success"] is True
+    done = client.post(
+        "/api/auth/register/step2", json={"email": EMAIL, "password": PASSWORD, "full_name": "Naledi Mokoena"}
+    )
+    assert done.status_code == 201
+    assert done.json["success"] is True
+    assert done.json["message"]
+    assert done.json["access_token"]
+    taken = client.post("/api/auth/register/step1", json={"email": EMAIL})
+    assert (taken.json["success"], taken.json["reason"]) == (False, "already_exists")
+
+
+def test_b7_the_three_step_page_in_one(client: FlaskClient) -> None:
+    assert client.post("/api/auth/register", json=AS_SENT).json["success"] is True
+    again = client.post("/api/auth/register", json=AS_SENT)
+    assert (again.status_code, again.json["success"]) == (409, False)
+    assert again.json["message"] == again.json["detail"]
+
+
+def test_the_client_library_also_judges_passwords(client: FlaskClient) -> None:
+    answer = client.post("/api/auth/v2/validate-password", json={"password": PASSWORD}).json
+    assert answer["valid"] is True
+    assert answer["score"] == 100
+    assert set(answer["requirements"]) == {"minLength", "hasUpper", "hasLower", "hasNumber", "hasSpecial"}
+    weak = client.post("/api/auth/v2/validate-password", json={"password": "Password1234!"}).json
+    assert weak["valid"] is False
+    assert weak["message"]
+
+
+def test_the_client_library_also_signs_in_by_form(client: FlaskClient, person: Person) -> None:
+    answer = client.post("/api/token", data={"username": person.email, "password": PASSWORD})
+    assert answer.status_code == 200
+    assert "Set-Cookie" not in answer.headers
+
+
+def test_nothing_under_api_may_be_kept_by_a_cache_in_between(client: FlaskClient) -> None:
+    answer = client.get("/api/auth/v2/validate-email?email=a@example.com")
+    assert answer.headers["Cache-Control"] == "no-store"
+    assert {"Authorization", "Cookie"} <= {part.strip() for part in answer.headers["Vary"].split(",")}
+
+
+def test_a_preflight_is_answered_for_configured_origins_only(client: FlaskClient) -> None:
+    answer = client.options(
+        "/api/auth/v2/register",
+        headers={"Origin": "https://www.example.com", "Access-Control-Request-Method": "POST"},
+    )
+    assert "Access-Control-Allow-Origin" not in answer.headers

@@ -1,0 +1,171 @@
+"""Passwords: the rule, the hash, and the gate in front of it."""
+
+import contextvars
+import threading
+import time
+
+import bcrypt
+import pytest
+from argon2 import PasswordHasher
+
+from capecontrol import clock
+from capecontrol.auth import passwords
+from capecontrol.errors import Overloaded
+
+GOOD = "Table-Mountain-1085!"
+
+
+@pytest.fixture(autouse=True)
+def configured() -> None:
+    passwords.configure(slots=1, threads=8, memory_kib=19456, passes=2)
+
+
+@pytest.mark.parametrize(
+    "password",
+    [GOOD, "correct horse battery", "пароль-для-горы", "🦭🌊🪨🐧🦈🐚🌬️⛰️🧭⚓🛟🐬", "x" * 11 + "7q!", "a" * 128 + "bc"],
+)
+def test_long_enough_is_good_enough_whatever_it_is_made_of(password: str) -> None:
+    assert passwords.problems(password) == []
+
+
+@pytest.mark.parametrize(
+    "password",
+    [
+        "password1234",
+        "Password1234!",
+        "P@ssw0rd1234",
+        "passwordpassword",
+        "111111111111",
+        "abcdefghijklm",
+        "qwertyuiop12",
+        "letmeinletmein",
+        "capecontrol1",
+        "CapeControl-26",
+        "thandinkosi1",
+        "thandi1234567"[:12],
+    ],
+)
+def test_what_attackers_try_first_is_refused(password: str) -> None:
+    assert passwords.problems(password, email="thandi@example.com", name="Thandi Nkosi") != []
+
+
+def test_the_length_is_counted_in_characters() -> None:
+    assert passwords.problems("ñandú-vuela") != []
+    assert passwords.problems("ñandú-vuela!") == []
+    assert passwords.problems("x1y2-z3" * 60) != []
+
+
+def test_a_password_that_would_be_refused_scores_low() -> None:
+    assert passwords.score("Password1234!") <= 20
+    assert passwords.score(GOOD) == 100
+    assert passwords.score("only lower case words") >= 60
+
+
+def test_the_hash_is_argon2id_with_owasps_parameters() -> None:
+    stored = passwords.hash_for_registration(GOOD)
+    assert stored.startswith("$argon2id$v=19$m=19456,t=2,p=1$")
+    assert passwords.verify_for_sign_in(stored, GOOD) == (True, None)
+    assert passwords.verify_for_sign_in(stored, GOOD + " ") == (False, None)
+
+
+def test_an_inherited_bcrypt_hash_is_accepted_and_replaced() -> None:
+    stored = bcrypt.hashpw(GOOD.encode(), bcrypt.gensalt(4)).decode()
+    is_right, fresh = passwords.verify_for_sign_in(stored, GOOD)
+    assert is_right
+    assert fresh is not None
+    assert passwords.verify_for_sign_in(fresh, GOOD) == (True, None)
+    assert passwords.verify_for_sign_in(stored, "wrong") == (False, None)
+
+
+def test_a_bcrypt_password_beyond_72_bytes_still_opens_its_account() -> None:
+    long = "mountain " * 12
+    stored = bcrypt.hashpw(long.encode()[:72], bcrypt.gensalt(4)).decode()
+    assert passwords.verify_for_sign_in(stored, long)[0]
+
+
+def test_a_weaker_argon2_hash_is_replaced() -> None:
+    weak = PasswordHasher(time_cost=1, memory_cost=8192, parallelism=1).hash(GOOD)
+    is_right, fresh = passwords.verify_for_sign_in(weak, GOOD)
+    assert is_right
+    assert fresh is not None
+    assert "m=19456,t=2" in fresh
+
+
+def test_a_stored_hash_that_asks_for_too_much_memory_is_not_computed() -> None:
+    stored = "$argon2id$v=19$m=9999999,t=2,p=1$c29tZXNhbHRzb21lc2FsdA$" + "A" * 43
+    assert passwords.verify_for_sign_in(stored, GOOD) == (False, None)
+
+
+@pytest.mark.parametrize("stored", [None, "", "nonsense", "$argon2id$broken"])
+def test_without_a_hash_nobody_gets_in(stored: str | None) -> None:
+    assert passwords.verify_for_sign_in(stored, GOOD) == (False, None)
+
+
+def test_two_ways_to_write_a_character_are_one_password() -> None:
+    stored = passwords.hash_for_registration("Zoe\u0308-at-the-sea")
+    assert passwords.verify_for_sign_in(stored, "Zo\u00eb-at-the-sea")[0]
+
+
+def test_the_gate_lets_as_many_hash_as_it_has_permits_and_few_wait() -> None:
+    gate = passwords.Gate(permits=1, waiters=1)
+    leave = threading.Event()
+    inside = threading.Event()
+    refused: list[bool] = []
+
+    def hold() -> None:
+        with gate.admitted():
+            inside.set()
+            leave.wait(5)
+
+    def wait_and_give_up() -> None:
+        try:
+            with gate.admitted():
+                refused.append(False)
+        except Overloaded:
+            refused.append(True)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    inside.wait(5)
+    waiter = threading.Thread(target=wait_and_give_up)
+    waiter.start()
+    while gate._waiting._value > 0:  # type: ignore[attr-defined]
+        time.sleep(0.01)
+    with pytest.raises(Overloaded), gate.admitted():
+        pass
+    waiter.join(5)
+    assert refused == [True], "nobody waits longer than the gate's second"
+    leave.set()
+    holder.join(5)
+    with gate.admitted():
+        pass
+
+
+def test_sign_ins_have_permits_of_their_own() -> None:
+    hashing = passwords._ready()
+    with hashing.registration.admitted(), hashing.sign_in.admitted():
+        pass
+
+
+def test_work_whose_caller_has_left_is_not_begun() -> None:
+    gate = passwords.Gate(permits=1, waiters=1)
+    leave, inside = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with gate.admitted():
+            inside.set()
+            leave.wait(5)
+
+    def come_too_late() -> float:
+        clock.set_deadline(clock.monotonic() - 1)
+        started = clock.monotonic()
+        with pytest.raises(Overloaded), gate.admitted():
+            pass
+        return clock.monotonic() - started
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    inside.wait(5)
+    assert contextvars.copy_context().run(come_too_late) < passwords.GATE_WAIT_SECONDS
+    leave.set()
+    holder.join(5)

@@ -1,0 +1,219 @@
+"""Opening an account: the rules, the races' outcomes, and repeats."""
+
+from datetime import timedelta
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+from sqlalchemy import func, select, update
+from sqlalchemy.orm import Session
+
+from capecontrol import clock
+from capecontrol.audit.models import AuditLog
+from capecontrol.auth import credentials, registration
+from capecontrol.auth.models import ApiToken, IdempotencyKey, User
+from capecontrol.errors import Invalid
+from tests.people import PASSWORD, Person
+
+BODY = {"full_name": "Lerato Dube", "email": "lerato@example.com", "password": PASSWORD, "user_role": "client"}
+
+
+def register(client: FlaskClient, key: str | None = None, **changes: object):
+    headers = {"Idempotency-Key": key} if key else {}
+    return client.post("/api/auth/v2/register", json={**BODY, **changes}, headers=headers)
+
+
+def reasons(session: Session) -> list[str]:
+    events = session.scalars(
+        select(AuditLog).where(AuditLog.event_type == "user_registration_failed").order_by(AuditLog.id)
+    )
+    return [row.event_metadata["reason"] for row in events]
+
+
+def test_an_account_is_opened_with_its_event(client: FlaskClient, db_session: Session) -> None:
+    answer = register(client, tos_accepted=True)
+    user = db_session.scalars(select(User)).one()
+    event = db_session.scalars(select(AuditLog)).one()
+    assert answer.json["id"] == user.id == event.user_id == event.subject_id
+    assert (event.event_type, event.success, event.user_email) == ("user_registration", True, "lerato@example.com")
+    assert event.event_metadata == {"method": "api", "role": "client", "terms_source": "api"}
+    assert user.password_hash is not None
+    assert user.password_hash.startswith("$argon2id$v=19$m=19456,t=2,p=1$")
+
+
+def test_an_older_row_of_the_same_address_wins_whatever_its_case(client: FlaskClient, db_session: Session) -> None:
+    register(client, email="Lerato@Example.COM")
+    assert register(client, email="lerato@example.com").status_code == 409
+    assert db_session.scalar(select(func.count()).select_from(User)) == 1
+    assert reasons(db_session) == ["email_taken"]
+
+
+def test_a_taken_address_leaves_the_first_account_as_it_was(client: FlaskClient, db_session: Session) -> None:
+    register(client)
+    before = db_session.scalar(select(User.password_hash))
+    register(client, password="Another-Mountain-1085!", full_name="Somebody Else")
+    assert db_session.execute(select(User.password_hash, User.full_name)).one() == (before, "Lerato Dube")
+
+
+@pytest.mark.parametrize(
+    "email",
+    [
+        "plus+tag@example.com",
+        "Mixed.Case@Example.com",
+        "naïve@münchen.example.com",
+        "o'brien@example.com",
+        "a@b.example.com",
+    ],
+)
+def test_unusual_addresses_are_taken(client: FlaskClient, email: str) -> None:
+    answer = register(client, email=email)
+    assert answer.status_code == 201
+    assert answer.json["email"].lower() == email.lower()
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["Zoë 🦭 Ngũgĩ", "Robert'); DROP TABLE users_v2;--", "<script>alert(1)</script>", "{{ 7*7 }}", "שלום", "-"],
+)
+def test_any_text_is_a_name_and_stays_as_it_is(client: FlaskClient, db_session: Session, name: str) -> None:
+    assert register(client, full_name=name).json["full_name"] == name
+    assert db_session.scalar(select(User.full_name)) == name
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"email": ""}, "email"),
+        ({"email": "nobody"}, "email"),
+        ({"email": "a@localhost"}, "email"),
+        ({"email": "a" * 65 + "@example.com"}, "email"),
+        ({"email": f"a@{'b' * 250}.com"}, "email"),
+        ({"email": "a\x00@example.com"}, "email"),
+        ({"email": None}, "email"),
+        ({"email": 7}, "email"),
+        ({"email": ["a@example.com"]}, "email"),
+        ({"email": {"a": "b"}}, "email"),
+        ({"password": "short"}, "password"),
+        ({"password": "x" * 257}, "password"),
+        ({"password": "password1234"}, "password"),
+        ({"password": "lerato@example"}, "password"),
+        ({"password": "capecontrol12"}, "password"),
+        ({"password": "with\x07bell-inside"}, "password"),
+        ({"password": None}, "password"),
+        ({"password": 123456789012}, "password"),
+        ({"full_name": ""}, "full_name"),
+        ({"full_name": "   "}, "full_name"),
+        ({"full_name": "a\nb"}, "full_name"),
+        ({"full_name": "a\x00b"}, "full_name"),
+        ({"full_name": "\ud800"}, "full_name"),
+        ({"full_name": "x" * 201}, "full_name"),
+        ({"user_role": "admin"}, "user_role"),
+        ({"user_role": "root"}, "user_role"),
+        ({"user_role": 1}, "user_role"),
+        ({"company_name": "x" * 256}, "company_name"),
+        ({"company_name": {"a": 1}}, "company_name"),
+        ({"tos_accepted": False}, "tos_accepted"),
+    ],
+)
+def test_bad_input_is_refused_in_words_and_changes_nothing(
+    client: FlaskClient, db_session: Session, changes: dict[str, object], field: str
+) -> None:
+    answer = register(client, **changes)
+    assert answer.status_code == 422
+    assert answer.json["errors"][field]
+    assert isinstance(answer.json["detail"], str)
+    assert db_session.scalar(select(func.count()).select_from(User)) == 0
+    assert reasons(db_session) == ["invalid_input"]
+
+
+def test_unknown_fields_are_ignored(client: FlaskClient, db_session: Session) -> None:
+    answer = register(client, is_admin=True, id="mine", password_hash="x", email_verified_at="2020-01-01")
+    user = db_session.scalars(select(User)).one()
+    assert answer.status_code == 201
+    assert (user.id != "mine", user.email_verified_at, user.user_role) == (True, None, "client")
+
+
+def test_a_repeat_under_the_same_key_is_the_same_account_with_a_fresh_token(
+    client: FlaskClient, db_session: Session
+) -> None:
+    first, second = register(client, "key-1"), register(client, "key-1")
+    assert (first.status_code, second.status_code) == (201, 201)
+    assert first.json["id"] == second.json["id"]
+    assert first.json["access_token"] != second.json["access_token"]
+    for answer in (first, second):
+        bearer = {"Authorization": f"Bearer {answer.json['access_token']}"}
+        assert client.get("/api/auth/me", headers=bearer).status_code == 200
+    assert db_session.scalar(select(func.count()).select_from(User)) == 1
+
+
+def test_a_repeat_with_other_details_or_another_password_is_refused(client: FlaskClient, db_session: Session) -> None:
+    register(client, "key-1")
+    for changes in ({"full_name": "Other"}, {"password": "Another-Mountain-1085!"}, {"email": "b@example.com"}):
+        assert register(client, "key-1", **changes).status_code == 422
+    assert db_session.scalar(select(func.count()).select_from(User)) == 1
+    assert reasons(db_session) == ["key_used_differently"] * 3
+
+
+def test_a_key_is_forgotten_after_a_day(app: Flask, client: FlaskClient, db_session: Session) -> None:
+    register(client, "key-1")
+    db_session.execute(update(IdempotencyKey).values(created_at=clock.now() - timedelta(hours=25)))
+    db_session.commit()
+    assert register(client, "key-1", email="other@example.com").status_code == 201
+    db_session.execute(update(IdempotencyKey).values(created_at=clock.now() - timedelta(hours=25)))
+    db_session.commit()
+    with app.app_context():
+        assert registration.forget_old_keys() == 1
+
+
+@pytest.mark.parametrize("key", ["", "x" * 201, "naïve", "a\tb"])
+def test_a_key_that_is_no_key_is_refused(client: FlaskClient, key: str) -> None:
+    answer = client.post(
+        "/api/auth/v2/register", json=BODY, headers={"Idempotency-Key": key.encode().decode("latin-1")}
+    )
+    assert answer.status_code == 422
+
+
+def test_no_secret_is_stored(client: FlaskClient, db_session: Session) -> None:
+    token = register(client, "the-key-itself").json["access_token"]
+    assert db_session.scalar(select(ApiToken.token_hash)) != token
+    kept = db_session.scalars(select(IdempotencyKey)).one()
+    assert "the-key-itself" not in (kept.key_hash, kept.fingerprint)
+    for row in db_session.scalars(select(AuditLog)):
+        assert PASSWORD not in str(vars(row))
+        assert token not in str(vars(row))
+
+
+def test_the_service_holds_the_rule_without_the_form(app: Flask) -> None:
+    with app.app_context(), pytest.raises(Invalid) as refused:
+        registration.register(
+            registration.Application(email="no", password="no", full_name="X", user_role="admin"),
+            actor=None,
+            method="api",
+            mint=credentials.token,
+        )
+    assert set(refused.value.errors) == {"email", "password", "user_role"}
+
+
+def test_an_application_never_shows_its_password() -> None:
+    application = registration.Application(email="a@example.com", password=PASSWORD, full_name="A", user_role="client")
+    assert PASSWORD not in repr(application)
+
+
+def test_the_check_of_an_address_finds_somebody_elses(client: FlaskClient, person: Person, noise: Person) -> None:
+    for email, available in ((person.email, False), (noise.email, False), ("free@example.com", True)):
+        answer = client.post("/api/auth/v2/validate-email", json={"email": email})
+        assert answer.json["available"] is available
+
+
+def test_a_closed_accounts_repeat_opens_nothing(client: FlaskClient, db_session: Session) -> None:
+    register(client, "key-1")
+    db_session.execute(update(User).values(is_active=False))
+    db_session.commit()
+    assert register(client, "key-1").status_code == 422
+
+
+def test_a_refused_role_is_recorded_with_its_address(client: FlaskClient, db_session: Session) -> None:
+    register(client, user_role="admin")
+    register(client, key="x" * 201)
+    emails = list(db_session.scalars(select(AuditLog.user_email)))
+    assert emails == ["lerato@example.com"] * 2

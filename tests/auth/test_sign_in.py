@@ -1,0 +1,146 @@
+"""Signing in by JSON: tokens, their end, inherited hashes, and cookies of other sites."""
+
+from collections.abc import Callable
+from datetime import timedelta
+
+import bcrypt
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session
+
+from capecontrol import clock, ids
+from capecontrol.audit.models import AuditLog
+from capecontrol.auth.models import ApiToken, User
+from tests.people import PASSWORD, Person
+from tests.visitor import Visitor
+
+
+def test_a_token_lasts_twelve_hours(client: FlaskClient, person: Person, db_session: Session) -> None:
+    row = db_session.scalars(select(ApiToken)).one()
+    assert row.expires_at - row.created_at == timedelta(hours=12)
+    db_session.execute(update(ApiToken).values(expires_at=clock.now()))
+    db_session.commit()
+    assert client.get("/api/auth/v2/me", headers=person.bearer).status_code == 401
+
+
+def test_a_signed_out_token_is_dead_and_others_live(client: FlaskClient, person: Person) -> None:
+    other = client.post("/api/auth/v2/login", json={"email": person.email, "password": PASSWORD}).json["access_token"]
+    assert client.post("/api/auth/v2/logout", headers=person.bearer).status_code == 204
+    assert client.get("/api/auth/v2/me", headers=person.bearer).status_code == 401
+    assert client.get("/api/auth/v2/me", headers={"Authorization": f"Bearer {other}"}).status_code == 200
+    assert client.post("/api/auth/v2/logout", headers=person.bearer).status_code == 401
+
+
+def test_a_closed_accounts_token_is_dead(client: FlaskClient, person: Person, db_session: Session) -> None:
+    db_session.execute(update(User).values(is_active=False))
+    db_session.commit()
+    assert client.get("/api/auth/v2/me", headers=person.bearer).status_code == 401
+
+
+@pytest.mark.parametrize(
+    "header", ["Bearer", "Bearer x", "bearer \u00e9", "Basic abc", "Token abc", "Bearer " + "x" * 9000]
+)
+def test_something_else_is_no_token(client: FlaskClient, header: str) -> None:
+    answer = client.get("/api/auth/me", headers={"Authorization": header})
+    assert answer.status_code == 401
+    assert answer.is_json
+
+
+def test_an_inherited_account_signs_in_and_gets_argon2id(client: FlaskClient, db_session: Session) -> None:
+    inherited = bcrypt.hashpw(PASSWORD.encode(), bcrypt.gensalt(4)).decode()
+    db_session.add(
+        User(
+            id=ids.new_id(),
+            email="old@example.com",
+            email_key="old@example.com",
+            password_hash=inherited,
+            user_role="client",
+        )
+    )
+    db_session.commit()
+    body = {"email": "old@example.com", "password": PASSWORD}
+    assert client.post("/api/auth/v2/login", json=body).status_code == 200
+    db_session.expire_all()
+    assert str(db_session.scalar(select(User.password_hash))).startswith("$argon2id$")
+    assert client.post("/api/auth/v2/login", json=body).status_code == 200
+
+
+def test_signing_in_and_out_are_recorded(client: FlaskClient, person: Person, db_session: Session) -> None:
+    client.post("/api/auth/v2/login", json={"email": person.email, "password": PASSWORD})
+    client.post("/api/auth/v2/login", json={"email": person.email, "password": "wrong"})
+    client.post("/api/auth/v2/logout", headers=person.bearer)
+    events = list(db_session.execute(select(AuditLog.event_type, AuditLog.success).order_by(AuditLog.id)))
+    assert events == [
+        ("user_registration", True),
+        ("user_login", True),
+        ("user_login_failed", False),
+        ("user_logout", True),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("data", "content_type", "status"),
+    [
+        ({"username": "a", "password": "b"}, "application/x-www-form-urlencoded", 401),
+        ({"username": "a"}, "application/x-www-form-urlencoded", 422),
+        ("{}", "application/json", 415),
+        (b"\xff\xfe=\xff", "application/x-www-form-urlencoded", 400),
+        ("", None, 415),
+    ],
+)
+def test_the_form_endpoint_takes_forms_only(
+    client: FlaskClient, data: object, content_type: str | None, status: int
+) -> None:
+    answer = client.post("/api/token", data=data, content_type=content_type)
+    assert answer.status_code == status
+    assert answer.is_json
+
+
+def test_another_sites_page_cannot_use_the_cookie(sign_in: Callable[..., Visitor], person: Person) -> None:
+    visitor = sign_in(person)
+    assert visitor.get("/api/auth/me").json["email"] == person.email
+    for headers in (
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-site"},
+        {"Origin": "https://evil.example.com"},
+        {"Origin": "null"},
+    ):
+        answer = visitor.client.post("/api/auth/v2/logout", headers=headers)
+        assert answer.status_code == 403, headers
+    own = {"Origin": "http://localhost", "Sec-Fetch-Site": "same-origin"}
+    assert visitor.client.post("/api/auth/v2/logout", headers=own).status_code == 204
+
+
+def test_a_token_counts_before_a_cookie(
+    app: Flask, sign_in: Callable[..., Visitor], person: Person, noise: Person
+) -> None:
+    visitor = sign_in(person)
+    assert visitor.client.get("/api/auth/me", headers=noise.bearer).json["email"] == noise.email
+    assert visitor.client.get("/api/auth/me", headers={"Authorization": "Bearer dead"}).status_code == 401
+
+
+@pytest.mark.parametrize("origin", ["http://[", "null", "https://evil.example.com"])
+def test_another_sites_origin_is_refused_however_odd(sign_in: Callable[..., Visitor], origin: str) -> None:
+    assert sign_in().client.get("/api/auth/me", headers={"Origin": origin}).status_code == 403
+
+
+def test_a_hash_that_was_cut_short_lets_nobody_in(client: FlaskClient, db_session: Session) -> None:
+    broken = User(id=ids.new_id(), email="b@example.com", email_key="b@example.com", user_role="client")
+    broken.password_hash = "$2b$12$short"
+    db_session.add(broken)
+    db_session.commit()
+    answer = client.post("/api/auth/v2/login", json={"email": "b@example.com", "password": PASSWORD})
+    assert answer.status_code == 401
+
+
+def test_a_sign_in_of_the_wrong_shape_is_recorded_with_its_address(client: FlaskClient, db_session: Session) -> None:
+    client.post("/api/auth/v2/login", json={"email": "a@example.com"})
+    client.post("/api/auth/v2/login", data="{", content_type="application/json")
+    rows = list(db_session.execute(select(AuditLog.event_type, AuditLog.user_email).order_by(AuditLog.id)))
+    assert rows == [("user_login_failed", "a@example.com"), ("user_login_failed", None)]
+
+
+def test_an_unknown_caller_is_told_how_to_come(client: FlaskClient) -> None:
+    assert client.get("/api/auth/me").headers["WWW-Authenticate"] == "Bearer"

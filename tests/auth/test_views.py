@@ -1,0 +1,361 @@
+"""The account pages, without JavaScript: register, sign in and out, one's account."""
+
+import re
+from collections.abc import Callable
+from datetime import timedelta
+
+import psycopg2
+import pytest
+from flask import Flask
+from sqlalchemy import func, select, update
+from sqlalchemy.orm import Session
+
+from capecontrol import clock
+from capecontrol.audit.models import AuditLog
+from capecontrol.auth import automation
+from capecontrol.auth.models import User, UserSession
+from capecontrol.auth.views import browser_name, safe_target
+from capecontrol.config import libpq_url
+from capecontrol.errors import RateLimited
+from tests.live_server import SECRET_KEY
+from tests.people import PASSWORD, Person
+from tests.visitor import Visitor
+
+FILLED = {
+    "full_name": "Lerato Dube",
+    "email": "lerato@example.com",
+    "password": PASSWORD,
+    "user_role": "client",
+    "company_name": "",
+    "terms": "yes",
+}
+
+
+@pytest.fixture
+def patient(visitor: Visitor) -> Visitor:
+    """A visitor who took their time to fill in the form."""
+    visitor.visit("/register")
+    return visitor
+
+
+def an_older_mark() -> str:
+    """Return the mark of a form that was drawn a minute ago."""
+    signer = automation._signer(SECRET_KEY)
+    now = signer.get_timestamp()
+    signer.get_timestamp = lambda: now - 60  # type: ignore[method-assign]
+    return signer.sign("form").decode()
+
+
+def register(visitor: Visitor, *, status: int = 200, **changes: object):
+    return visitor.send("/register", status=status, **{**FILLED, "rendered_at": an_older_mark(), **changes})
+
+
+def names(session: Session) -> list[str]:
+    return list(session.scalars(select(AuditLog.event_type).order_by(AuditLog.id)))
+
+
+def test_a_registration_signs_in_and_goes_to_the_conversations(patient: Visitor, db_session: Session) -> None:
+    page = register(patient)
+    assert page.answer.request.path == "/conversations"
+    assert [answer.status_code for answer in page.answer.history] == [303]
+    assert "Welcome, Lerato Dube" in page.words
+    assert names(db_session) == ["user_registration"]
+    assert patient.visit("/account").find(string=re.compile("lerato@example.com"))
+
+
+def test_after_a_mistake_everything_but_the_password_is_kept(patient: Visitor, db_session: Session) -> None:
+    page = register(
+        patient, status=422, email="not an address", company_name="Kelp & <b>Co</b>", user_role="developer", terms=None
+    )
+    assert page.find("input", id="full_name")["value"] == "Lerato Dube"
+    assert page.find("input", id="email")["value"] == "not an address"
+    assert page.find("input", id="company_name")["value"] == "Kelp & <b>Co</b>"
+    assert page.find("input", value="developer").has_attr("checked")
+    assert not page.find("input", id="password").get("value")
+    assert PASSWORD not in str(page)
+    summary = page.find(attrs={"role": "alert"})
+    assert {link["href"] for link in summary.find_all("a")} >= {"#email", "#terms"}
+    assert page.title.get_text().startswith("Error")
+    assert names(db_session) == ["user_registration_failed"]
+    assert db_session.scalar(select(func.count()).select_from(User)) == 0
+
+
+def test_the_mistake_can_be_corrected(patient: Visitor) -> None:
+    register(patient, status=422, password="short")
+    assert register(patient).answer.request.path == "/conversations"
+
+
+def test_a_taken_address_is_said_beside_the_field(patient: Visitor, person: Person) -> None:
+    page = register(patient, status=409, email=person.email.upper())
+    assert "already has an account" in page.words
+    assert page.find("input", id="email")["aria-invalid"] == "true"
+
+
+@pytest.mark.parametrize("role", ["admin", "root", ""])
+def test_nobody_makes_themselves_an_administrator(patient: Visitor, db_session: Session, role: str) -> None:
+    register(patient, status=422, user_role=role)
+    assert db_session.scalar(select(func.count()).select_from(User)) == 0
+
+
+def test_sending_the_same_form_twice_makes_one_account(patient: Visitor, app: Flask, db_session: Session) -> None:
+    form = patient.page.form("/register")
+    key = form.find("input", attrs={"name": "idempotency_key"})["value"]
+    second = Visitor(app)
+    second.visit("/register")
+    register(patient)
+    page = register(second, idempotency_key=key)
+    assert page.answer.request.path == "/conversations"
+    assert db_session.scalar(select(func.count()).select_from(User)) == 1
+
+
+def test_going_back_and_changing_the_form_is_said_and_can_be_sent(patient: Visitor, app: Flask) -> None:
+    key = patient.page.form("/register").find("input", attrs={"name": "idempotency_key"})["value"]
+    register(patient)
+    back = Visitor(app)
+    back.visit("/register")
+    page = register(back, status=422, idempotency_key=key, email="second@example.com")
+    assert "already sent this form with other details" in page.words
+    assert register(back, email="second@example.com").answer.request.path == "/conversations"
+
+
+def test_a_filled_trap_is_answered_in_words(patient: Visitor, db_session: Session) -> None:
+    page = register(patient, status=422, fax_number="12345")
+    assert "Leave this empty" in page.words
+    assert db_session.scalar(select(func.count()).select_from(User)) == 0
+    assert register(patient).answer.request.path == "/conversations", "the trap is empty again"
+
+
+def test_a_form_sent_in_the_second_it_was_drawn_is_answered_in_words(patient: Visitor) -> None:
+    page = register(patient, status=422, rendered_at=automation.stamp(SECRET_KEY))
+    assert "faster than anybody can type" in page.words
+
+
+@pytest.mark.parametrize("mark", ["", "form", "form.abc.def"])
+def test_a_forged_mark_is_answered_in_words(patient: Visitor, mark: str) -> None:
+    register(patient, status=422, rendered_at=mark)
+
+
+def test_a_form_without_its_token_is_refused(app: Flask, db_session: Session) -> None:
+    answer = app.test_client().post("/register", data=FILLED)
+    assert answer.status_code == 400
+    assert "reload the page" in answer.get_data(as_text=True)
+    assert db_session.scalar(select(func.count()).select_from(User)) == 0
+
+
+def test_signing_in_gives_the_browser_a_new_session(app: Flask, person: Person, db_session: Session) -> None:
+    visitor = Visitor(app)
+    visitor.visit("/login")
+    before = visitor.client.get_cookie("session")
+    visitor.send("/login", email=person.email, password=PASSWORD)
+    after = visitor.client.get_cookie("session")
+    assert before is not None
+    assert after is not None
+    assert before.value != after.value
+    assert after.http_only
+    assert after.same_site == "Lax"
+    row = db_session.scalars(select(UserSession)).one()
+    assert row.token_hash not in after.value
+    assert row.expires_at - row.created_at == timedelta(hours=24)
+
+
+def test_signing_in_again_ends_the_earlier_session(app: Flask, person: Person, db_session: Session) -> None:
+    visitor = Visitor(app)
+    for _ in range(2):
+        visitor.client.get("/login")
+        token = _token(visitor)
+        visitor.client.post("/login", data={"email": person.email, "password": PASSWORD, "csrf_token": token})
+    ended = list(db_session.scalars(select(UserSession.ended_at).order_by(UserSession.created_at)))
+    assert [at is None for at in ended] == [False, True]
+
+
+def _token(visitor: Visitor) -> str:
+    """Return a request-forgery token for a browser that may be signed in."""
+    with visitor.client.session_transaction() as session:
+        session.setdefault("csrf_token", "0" * 40)
+        raw = session["csrf_token"]
+    from itsdangerous import URLSafeTimedSerializer
+
+    return str(URLSafeTimedSerializer(SECRET_KEY, salt="wtf-csrf-token").dumps(raw))
+
+
+def test_a_wrong_password_and_an_unknown_address_read_the_same(app: Flask, person: Person, db_session: Session) -> None:
+    words = []
+    for email in (person.email, "nobody@example.com"):
+        visitor = Visitor(app)
+        visitor.visit("/login")
+        page = visitor.send("/login", status=401, email=email, password="wrong-wrong-wrong")
+        assert page.find("input", id="email")["value"] == email
+        words.append(page.words)
+    assert words[0] == words[1]
+    failures = list(db_session.scalars(select(AuditLog).where(AuditLog.event_type == "user_login_failed")))
+    assert [row.user_id for row in failures] == [person.id, None]
+    assert {row.event_metadata["reason"] for row in failures} == {"wrong_password_or_closed", "unknown_address"}
+
+
+def test_a_closed_account_cannot_sign_in(app: Flask, person: Person, db_session: Session) -> None:
+    db_session.execute(update(User).values(is_active=False))
+    db_session.commit()
+    visitor = Visitor(app)
+    visitor.visit("/login")
+    visitor.send("/login", status=401, email=person.email, password=PASSWORD)
+
+
+def test_being_remembered_outlives_the_browser(app: Flask, person: Person, sign_in: Callable[..., Visitor]) -> None:
+    visitor = sign_in(person, remember=True)
+    visitor.client.delete_cookie("session")
+    assert person.email in visitor.visit("/account").words
+    forgetful = sign_in(person)
+    forgetful.client.delete_cookie("session")
+    assert "Sign in" in forgetful.visit("/account").title.get_text()
+
+
+def test_signing_out_ends_the_session_on_the_server(
+    app: Flask, person: Person, sign_in: Callable[..., Visitor], db_session: Session
+) -> None:
+    visitor = sign_in(person, remember=True)
+    stolen = visitor.client.get_cookie("session")
+    visitor.visit("/account")
+    page = visitor.send("/logout")
+    assert page.answer.request.path == "/"
+    assert visitor.client.get_cookie("remember") is None
+    assert "Sign in" in visitor.visit("/account").title.get_text()
+    thief = Visitor(app)
+    assert stolen is not None
+    thief.client.set_cookie("session", stolen.value)
+    assert "Sign in" in thief.visit("/account").title.get_text()
+    assert names(db_session)[-1] == "user_logout"
+
+
+def test_a_page_that_needs_signing_in_comes_back_after_it(app: Flask, person: Person) -> None:
+    visitor = Visitor(app)
+    visitor.visit("/account/activity?outcome=refused")
+    page = visitor.send("/login", email=person.email, password=PASSWORD)
+    assert page.answer.request.full_path.startswith("/account/activity?outcome=refused")
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "https://evil.example.com/",
+        "//evil.example.com",
+        "/\\evil.example.com",
+        "\\\\evil.example.com",
+        "/\t/evil.example.com",
+        "javascript:alert(1)",
+        "account",
+        "",
+        "/a\r\nSet-Cookie: x",
+    ],
+)
+def test_nobody_is_sent_to_another_site_after_signing_in(target: str) -> None:
+    assert safe_target(target) is None
+
+
+def test_a_path_of_ours_is_a_target() -> None:
+    assert safe_target("/account/activity?a=b") == "/account/activity?a=b"
+
+
+def test_somebody_signed_in_needs_no_registration_and_no_sign_in(sign_in: Callable[..., Visitor]) -> None:
+    visitor = sign_in()
+    for path in ("/register", "/login"):
+        assert visitor.visit(path).answer.request.path == "/conversations"
+
+
+def test_ones_sessions_are_listed_and_can_be_ended(
+    app: Flask, person: Person, sign_in: Callable[..., Visitor], db_session: Session
+) -> None:
+    here, there = sign_in(person), sign_in(person)
+    page = here.visit("/account")
+    other = db_session.scalars(select(UserSession).order_by(UserSession.created_at.desc())).first()
+    assert other is not None
+    assert page.find("form", action=f"/account/sessions/{other.id}/end")
+    here.send(f"/account/sessions/{other.id}/end")
+    assert "Sign in" in there.visit("/account").title.get_text()
+    assert person.email in here.visit("/account").words
+    assert "session_ended" in names(db_session)
+
+
+def test_somebody_elses_session_cannot_be_ended(
+    person: Person, noise: Person, sign_in: Callable[..., Visitor], db_session: Session
+) -> None:
+    mine, theirs = sign_in(person), sign_in(noise)
+    other = db_session.scalars(select(UserSession).where(UserSession.user_id == noise.id)).one()
+    answer = mine.client.post(f"/account/sessions/{other.id}/end", data={"csrf_token": _token(mine)})
+    assert answer.status_code == 404
+    assert noise.email in theirs.visit("/account").words
+
+
+def test_a_forgotten_session_ends_by_itself(
+    app: Flask, person: Person, sign_in: Callable[..., Visitor], db_session: Session
+) -> None:
+    visitor = sign_in(person)
+    db_session.execute(update(UserSession).values(expires_at=clock.now()))
+    db_session.commit()
+    assert "Sign in" in visitor.visit("/account").title.get_text()
+
+
+@pytest.mark.parametrize(
+    ("agent", "name"),
+    [
+        ("Mozilla/5.0 (X11; Linux x86_64; rv:130.0) Gecko/20100101 Firefox/130.0", "Firefox on Linux"),
+        ("Mozilla/5.0 (iPhone; CPU iPhone OS 18_0 like Mac OS X) Version/18.0 Mobile Safari/604.1", "Safari on iPhone"),
+        ("Mozilla/5.0 (Windows NT 10.0) Chrome/130.0 Safari/537.36 Edg/130.0", "Edge on Windows"),
+        ("curl/8.5.0", "curl"),
+        (None, "Unknown browser"),
+    ],
+)
+def test_a_browser_is_named_as_people_know_it(agent: str | None, name: str) -> None:
+    assert browser_name(agent) == name
+
+
+def test_registering_over_somebody_leaves_nothing_of_theirs_in_the_browser(
+    app: Flask, person: Person, sign_in: Callable[..., Visitor], db_session: Session
+) -> None:
+    """A shared computer: the next user's account must not give way to the first one's when the browser is restarted."""
+    visitor = sign_in(person, remember=True)
+    other = Visitor(app)
+    other.visit("/register")
+    form = {name: value for name, value in FILLED.items() if value} | {"rendered_at": an_older_mark()}
+    key = other.page.form("/register").find("input", attrs={"name": "idempotency_key"})["value"]
+    answer = visitor.client.post("/register", data={**form, "idempotency_key": key, "csrf_token": _token(visitor)})
+    assert answer.status_code == 303
+    assert "lerato@example.com" in visitor.visit("/account").words
+    visitor.client.delete_cookie("session")
+    assert "Sign in" in visitor.visit("/account").title.get_text()
+    ended = db_session.scalars(select(UserSession).where(UserSession.user_id == person.id)).one()
+    assert ended.ended_at is not None
+    events = db_session.execute(select(AuditLog.event_type, AuditLog.user_id).order_by(AuditLog.id)).all()
+    assert ("session_ended", person.id) in [tuple(row) for row in events]
+
+
+@pytest.mark.parametrize("target", ["//[", "/\\[", "http://["])
+def test_an_address_that_cannot_be_read_is_no_target(visitor: Visitor, target: str) -> None:
+    assert safe_target(target) is None
+    visitor.client.get("/login", query_string={"next": target})
+    assert visitor.visit("/login").status == 200
+
+
+def test_a_rate_limit_keeps_what_was_typed(app: Flask, patient: Visitor, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_arguments: object, **_more: object) -> None:
+        raise RateLimited(retry_after=7)
+
+    monkeypatch.setattr("capecontrol.web.rate_limits.hold_to", refuse)
+    page = register(patient, status=429)
+    assert page.find("input", id="full_name")["value"] == "Lerato Dube"
+    assert page.answer.headers["Retry-After"] == "7"
+
+
+def test_a_busy_database_keeps_what_was_typed_and_is_recorded(
+    committed_app: Flask, capsys: pytest.CaptureFixture[str]
+) -> None:
+    visitor = Visitor(committed_app)
+    visitor.visit("/register")
+    url = libpq_url(committed_app.config["SETTINGS"].database_url)
+    with psycopg2.connect(url) as other, other.cursor() as cursor:
+        cursor.execute("LOCK TABLE users_v2 IN ACCESS EXCLUSIVE MODE")
+        page = register(visitor, status=503)
+        other.rollback()
+    assert page.find("input", id="full_name")["value"] == "Lerato Dube"
+    # The record refers to people, so it could not be written either; it is on standard error.
+    assert '"user_registration_failed"' in capsys.readouterr().err
+    assert register(visitor).answer.request.path == "/conversations"

@@ -1,0 +1,26 @@
+"""Fixtures of the browser tests: one Chromium a process, one context a test."""
+
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext
+
+from tests.browser.chromium import find_chromium, is_required, open_chromium
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Browser]:
+    """Yield the browser; skip where there is none, unless it is required."""
+    if find_chromium() is None and not is_required():
+        pytest.skip("Chromium is not installed")
+    with open_chromium() as browser:
+        yield browser
+
+
+@pytest.fixture
+def context(chromium: Browser) -> Iterator[BrowserContext]:
+    """Yield a fresh browser window's storage: no cookies, nothing kept."""
+    context = chromium.new_context(viewport={"width": 1280, "height": 900})
+    context.set_default_timeout(15_000)
+    yield context
+    context.close()

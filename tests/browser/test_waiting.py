@@ -1,0 +1,484 @@
+"""The waiting room in Chromium: with people before oneself, one gets through it, with and without scripts.
+
+Once with a crowd that really registers; else with tickets nobody comes for, which take their time and no processor's.
+"""
+
+import itertools
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+import requests
+from playwright.sync_api import Browser, BrowserContext, Page, Request, Route, expect
+from sqlalchemy import create_engine, text
+
+from tests.browser.chromium import complaints_of
+from tests.browser.test_walk import check_access, check_width
+from tests.live_server import LiveServer
+from tests.people import PASSWORD
+from tests.postgres import Databases
+
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(240)]
+
+# One hash at a time, and that an expensive one: the room gives its turns to a few people in three seconds.
+TINY_GATE = {"WEB_CONCURRENCY": "1", "PASSWORD_HASH_SLOTS": "1", "PASSWORD_HASH_PASSES": "16"}
+PEOPLE_IN_THE_CROWD = 24
+PEOPLE_BEFORE = 40
+TURN_COMES_WITHIN = 60_000
+IN_LINE = re.compile(r"^You are \d+(st|nd|rd|th) in line$")
+
+
+@pytest.fixture(scope="module")
+def slow_server(databases: Databases, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+    """Yield a server with a tiny gate, shared by the tests of this module."""
+    with databases.clone() as url:
+        server = LiveServer(url, tmp_path_factory.mktemp("slow"), **TINY_GATE)
+        try:
+            server.start(worker=False)
+            yield server
+        finally:
+            server.stop()
+
+
+@pytest.fixture
+def queue(slow_server: LiveServer) -> LiveServer:
+    """Return the server with people waiting at it: tickets of closed browsers, so nobody comes at the turn."""
+    execute(
+        slow_server,
+        "INSERT INTO registration_tickets (id, email_mark, created_at) "
+        "SELECT gen_random_uuid()::text, 'nobody ' || gen_random_uuid(), now() "
+        f"FROM generate_series(1, {PEOPLE_BEFORE})",
+    )
+    return slow_server
+
+
+@pytest.fixture
+def crowd(start_server: Callable[..., LiveServer]) -> Iterator[LiveServer]:
+    """Yield a server with a tiny gate at which a crowd opens one account after the other."""
+    server = start_server(worker=False, **TINY_GATE)
+    is_over = threading.Event()
+    people = [
+        threading.Thread(target=register_again_and_again, args=(server, number, is_over))
+        for number in range(PEOPLE_IN_THE_CROWD)
+    ]
+    for person in people:
+        person.start()
+    deadline = time.monotonic() + 30
+    while execute(server, "SELECT count(*) FROM registration_tickets WHERE turn_at IS NULL") < 5:
+        assert time.monotonic() < deadline, "the crowd never had to queue"
+        time.sleep(0.2)
+    yield server
+    is_over.set()
+    for person in people:
+        person.join(20)
+
+
+def register_again_and_again(server: LiveServer, number: int, is_over: threading.Event) -> None:
+    """Open one account after the other as a program does: with the ticket again, when it is told to come."""
+    headers: dict[str, str] = {}
+    opened = 0
+    while not is_over.is_set():
+        body = {"email": f"crowd{number}.{opened}@example.com", "password": PASSWORD, "full_name": "One Of Many"}
+        answer = requests.post(f"{server.url}/api/auth/v2/register", json=body, headers=headers, timeout=15)
+        if answer.status_code == 503 and "ticket" in answer.json():
+            headers = {"X-Registration-Ticket": answer.json()["ticket"]}
+            is_over.wait(int(answer.headers["Retry-After"]))
+        else:
+            headers, opened = {}, opened + 1
+
+
+def execute(server: LiveServer, statement: str) -> int:
+    """Do something to the server's database; return the first figure of what it answers, or the rows it touched."""
+    engine = create_engine(server.database_url.replace("postgresql://", "postgresql+psycopg2://", 1))
+    try:
+        with engine.begin() as connection:
+            done = connection.execute(text(statement))
+            return int(done.scalar_one() if done.returns_rows else done.rowcount)
+    finally:
+        engine.dispose()
+
+
+def fill_in(page: Page, server: LiveServer, email: str) -> None:
+    """Fill in the registration form as a person does, who takes more than a second."""
+    page.goto(f"{server.url}/register")
+    page.get_by_label("Your name").fill("Thandi Nkosi")
+    page.get_by_label("E-mail address").fill(email)
+    page.get_by_label("Password", exact=True).fill(PASSWORD)
+    page.get_by_role("checkbox").check()
+    page.wait_for_timeout(1100)
+
+
+def get_in_line(page: Page, server: LiveServer, email: str) -> None:
+    """Send the form and find oneself in the queue."""
+    fill_in(page, server, email)
+    page.get_by_role("button", name="Open my account").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text(IN_LINE, timeout=20_000)
+    expect(page).to_have_url(f"{server.url}/register/waiting")
+
+
+def hurry(server: LiveServer) -> None:
+    """Let those who will never come give up their places."""
+    execute(
+        server, "UPDATE registration_tickets SET left_at = now() WHERE email_mark LIKE 'nobody%' AND left_at IS NULL"
+    )
+
+
+def await_turn(page: Page, server: LiveServer) -> None:
+    """Wait for the turn to come, which it does soon."""
+    hurry(server)
+    expect(page.get_by_role("heading", level=1)).to_have_text("It is your turn", timeout=TURN_COMES_WITHIN)
+
+
+def expect_an_account(page: Page, server: LiveServer, email: str) -> None:
+    """Expect to be signed in and welcomed, with exactly one account."""
+    expect(page).to_have_url(f"{server.url}/conversations", timeout=TURN_COMES_WITHIN)
+    expect(page.get_by_text("Welcome, Thandi Nkosi")).to_be_visible()
+    assert execute(server, f"SELECT count(*) FROM users_v2 WHERE email = '{email}'") == 1
+
+
+def place_of(page: Page) -> int:
+    """Return the place the page shows."""
+    return int(re.sub(r"\D", "", page.locator("dd[data-ordinal]").inner_text()))
+
+
+def make_the_turn_pass(server: LiveServer) -> None:
+    """Let half a minute pass for everybody whose turn it is."""
+    execute(server, "UPDATE registration_tickets SET turn_at = turn_at - interval '31 s' WHERE turn_at IS NOT NULL")
+
+
+def test_the_page_waits_and_opens_the_account_by_itself(context: BrowserContext, crowd: LiveServer) -> None:
+    page = context.new_page()
+    complaints = complaints_of(page)
+    asked: list[float] = []
+    page.on("request", lambda request: asked.append(time.monotonic()) if is_poll(request) else None)
+    get_in_line(page, crowd, "thandi@example.com")
+    expect(page).to_have_title(re.compile(r"^\d+(st|nd|rd|th) in line · Cape Control$"))
+    expect(page.get_by_text("You need do nothing.")).to_be_visible()
+    expect(page.get_by_label("Password", exact=True)).not_to_be_visible()
+    expect(page.get_by_role("listitem").filter(has_text="Checking what you filled in, done")).to_be_visible()
+    expect(page.get_by_role("listitem").filter(has_text="Waiting for your turn, under way")).to_be_visible()
+    assert page.evaluate("document.activeElement.tagName") == "H1"
+    check_access(page)
+    check_width(page)
+    everything_kept = f"{page.content()} {context.storage_state()} {page.evaluate('JSON.stringify(history.state)')}"
+    assert PASSWORD not in everything_kept, "the password is kept in the page's memory alone"
+    expect_an_account(page, crowd, "thandi@example.com")
+    pauses = [later - earlier for earlier, later in itertools.pairwise(asked)]
+    assert all(pause > 1.9 for pause in pauses), "the server sets the pace"
+    assert complaints == []
+
+
+def is_poll(request: Request) -> bool:
+    return "registration-place" in request.url
+
+
+def test_the_place_is_spoken_at_most_every_ten_seconds(context: BrowserContext, queue: LiveServer) -> None:
+    page = context.new_page()
+    page.clock.install()
+    polls: list[Request] = []
+
+    def come_closer(route: Route) -> None:
+        polls.append(route.request)
+        place = {"status": "waiting", "place": 100 - len(polls), "eta_seconds": 100 - len(polls), "detail": ""}
+        route.fulfill(json=place, headers={"Retry-After": "2"})
+
+    page.route("**/registration-place", come_closer)
+    fill_in(page, queue, "spoken@example.com")
+    page.clock.run_for(1100)
+    page.get_by_role("button", name="Open my account").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text(IN_LINE, timeout=20_000)
+    expect(page.locator("[data-announcements]")).to_have_attribute("role", "status")
+    page.evaluate(
+        """() => {
+          const region = document.querySelector("[data-announcements]");
+          window.spoken = [];
+          new MutationObserver(() => spoken.push({ at: Date.now(), words: region.textContent }))
+            .observe(region, { childList: true });
+        }"""
+    )
+    for _ in range(20):
+        with page.expect_response("**/registration-place"):
+            page.clock.run_for(2300)
+    spoken = page.evaluate("spoken")
+    assert len(spoken) >= 4
+    assert all(later["at"] - earlier["at"] >= 10_000 for earlier, later in itertools.pairwise(spoken))
+    assert re.fullmatch(r"\d+(st|nd|rd|th) in line\. Your turn comes in about .+\.", spoken[-1]["words"])
+
+
+def test_without_javascript_the_page_refreshes_and_asks_for_the_password_again(
+    chromium: Browser, queue: LiveServer
+) -> None:
+    context = chromium.new_context(java_script_enabled=False, viewport={"width": 390, "height": 844})
+    try:
+        page = context.new_page()
+        get_in_line(page, queue, "quiet@example.com")
+        check_width(page)
+        expect(page.locator("input[type=password]")).not_to_be_visible()
+        place = place_of(page)
+        page.get_by_role("link", name="Look again").click()
+        expect(page.get_by_role("heading", level=1)).to_be_visible()
+        assert place_of(page) <= place if page.locator("dd[data-ordinal]").is_visible() else True
+        await_turn(page, queue)  # nobody touches anything: the page loads itself again
+        page.get_by_role("button", name="Keep my turn").click()
+        expect(page.get_by_role("heading", level=1)).to_have_text("It is your turn")
+        page.get_by_role("button", name="Open my account").click()
+        expect(page.get_by_role("alert").first).to_contain_text("Type your password once more.")
+        page.get_by_label("Password", exact=True).fill(PASSWORD)
+        # At the turn the gate may still be full for a moment: then the page says come again at once.
+        for _ in range(10):
+            page.get_by_role("button", name="Open my account").click()
+            if page.url.endswith("/conversations"):
+                break
+            page.wait_for_timeout(1000)
+            page.get_by_label("Password", exact=True).fill(PASSWORD)
+        expect_an_account(page, queue, "quiet@example.com")
+    finally:
+        context.close()
+
+
+def test_a_reload_keeps_the_place_and_asks_for_the_password_at_the_turn(
+    context: BrowserContext, queue: LiveServer
+) -> None:
+    page = context.new_page()
+    get_in_line(page, queue, "reload@example.com")
+    page.wait_for_timeout(2500)
+    before, progress = place_of(page), page.locator("progress").get_attribute("value")
+    page.reload()
+    if page.locator("dd[data-ordinal]").is_visible():
+        assert place_of(page) <= before
+        assert float(page.locator("progress").get_attribute("value") or 0) >= float(progress or 0)
+        expect(page.get_by_text("Keep this page open.")).to_be_visible()
+    await_turn(page, queue)
+    expect(page).to_have_title("It is your turn · Cape Control")
+    expect(page.get_by_label("Password", exact=True)).to_be_focused()
+    expect(page.locator("[data-announcements]")).to_contain_text("It is your turn")
+    check_access(page)
+    page.get_by_label("Password", exact=True).fill(PASSWORD)
+    page.keyboard.press("Enter")
+    expect_an_account(page, queue, "reload@example.com")
+
+
+def test_after_a_reload_the_password_can_be_given_ahead_of_the_turn(context: BrowserContext, queue: LiveServer) -> None:
+    page = context.new_page()
+    get_in_line(page, queue, "ahead@example.com")
+    page.reload()
+    page.get_by_label("Password", exact=True).fill(PASSWORD)
+    page.get_by_role("button", name="Open my account at my turn").click()
+    expect(page.get_by_text("You need do nothing.")).to_be_visible()
+    assert PASSWORD not in page.content()
+    hurry(queue)
+    expect_an_account(page, queue, "ahead@example.com")
+
+
+def test_a_second_tab_shows_the_same_place_and_arrives_too(context: BrowserContext, queue: LiveServer) -> None:
+    first, second = context.new_page(), context.new_page()
+    get_in_line(first, queue, "tabs@example.com")
+    second.goto(f"{queue.url}/register/waiting")
+    expect(second.get_by_role("heading", level=1)).to_have_text(IN_LINE)
+    hurry(queue)
+    expect_an_account(first, queue, "tabs@example.com")
+    expect(second).to_have_url(f"{queue.url}/conversations", timeout=40_000)
+
+
+def test_a_place_can_be_given_up(context: BrowserContext, queue: LiveServer) -> None:
+    page = context.new_page()
+    get_in_line(page, queue, "leaves@example.com")
+    page.get_by_role("button", name="Leave the queue").click()
+    expect(page).to_have_url(f"{queue.url}/register")
+    page.goto(f"{queue.url}/register/waiting")
+    expect(page).to_have_url(f"{queue.url}/register")
+
+
+def test_a_turn_that_has_passed_leads_to_a_new_place(context: BrowserContext, queue: LiveServer) -> None:
+    page = context.new_page()
+    get_in_line(page, queue, "late@example.com")
+    page.reload()
+    await_turn(page, queue)
+    make_the_turn_pass(queue)
+    expect(page.get_by_role("heading", level=1)).to_have_text("Your turn has passed")
+    check_access(page)
+    page.get_by_label("Password", exact=True).fill(PASSWORD)
+    page.get_by_role("button", name="Take a new place").click()
+    hurry(queue)
+    expect_an_account(page, queue, "late@example.com")
+
+
+def test_a_turn_is_warned_about_and_can_be_kept(context: BrowserContext, queue: LiveServer) -> None:
+    page = context.new_page()
+    page.clock.install()
+    get_in_line(page, queue, "slow@example.com")
+    page.reload()
+    await_turn(page, queue)
+    warning, words = page.locator("[data-turn-warning]"), page.locator("[data-turn-words]")
+    expect(warning).to_have_attribute("role", "alert")
+    expect(words).to_contain_text(re.compile(r"kept for \d+ seconds"))
+    expect(warning).to_be_empty()
+    page.clock.run_for(20_500)
+    expect(warning).to_contain_text(re.compile(r"^Your turn ends in (\d|10) seconds?\."))
+    check_access(page)
+    execute(queue, "UPDATE registration_tickets SET turn_at = turn_at - interval '20 s' WHERE turn_at IS NOT NULL")
+    page.get_by_role("button", name="Keep my turn").click()
+    expect(warning).to_be_empty()
+    expect(words).to_contain_text(re.compile(r"kept for (30|29|28) seconds"))
+    page.clock.run_for(200)
+    expect(page.locator("[data-announcements]")).to_contain_text("kept for another 30 seconds")
+    freshest = "SELECT extract(epoch FROM clock_timestamp() - max(turn_at)) FROM registration_tickets"
+    assert execute(queue, freshest) < 10
+    page.get_by_label("Password", exact=True).fill(PASSWORD)
+    page.get_by_role("button", name="Open my account").click()
+    expect_an_account(page, queue, "slow@example.com")
+
+
+def test_polls_that_fail_are_said_and_lose_nothing(context: BrowserContext, queue: LiveServer) -> None:
+    page = context.new_page()
+    get_in_line(page, queue, "unlucky@example.com")
+    context.set_offline(True)
+    expect(page.get_by_text("No answer just now. Your place is kept")).to_be_visible(timeout=30_000)
+    context.set_offline(False)
+    hurry(queue)
+    expect_an_account(page, queue, "unlucky@example.com")
+
+
+def test_a_broken_answer_at_the_turn_is_tried_again(context: BrowserContext, queue: LiveServer) -> None:
+    page = context.new_page()
+    get_in_line(page, queue, "broken@example.com")
+    broken: list[str] = []
+
+    def break_once(route: Route) -> None:
+        if route.request.method == "POST" and not broken:
+            broken.append(route.request.url)
+            route.fulfill(status=503, content_type="text/html", body="<h1>Application error</h1>")
+        else:
+            route.continue_()
+
+    page.route("**/register/waiting", break_once)
+    hurry(queue)
+    expect_an_account(page, queue, "broken@example.com")
+    assert broken
+
+
+def test_an_answer_that_was_lost_on_its_way_is_no_second_account(context: BrowserContext, queue: LiveServer) -> None:
+    page = context.new_page()
+    get_in_line(page, queue, "lost@example.com")
+    lost: list[str] = []
+
+    def lose_the_answer(route: Route) -> None:
+        if route.request.method != "POST" or lost:
+            route.continue_()
+            return
+        cookies = context.cookies()
+        answer = route.fetch(max_redirects=0)
+        if answer.status == 303:
+            lost.append(answer.headers["location"])
+            context.clear_cookies()
+            context.add_cookies(cookies)
+            route.abort()
+        else:
+            route.fulfill(response=answer)
+
+    page.route("**/register/waiting", lose_the_answer)
+    hurry(queue)
+    expect(page).to_have_url(f"{queue.url}/conversations", timeout=TURN_COMES_WITHIN)
+    assert lost
+    assert execute(queue, "SELECT count(*) FROM users_v2 WHERE email = 'lost@example.com'") == 1
+
+
+def test_the_form_stays_when_no_answer_comes(context: BrowserContext, live_server: LiveServer) -> None:
+    page = context.new_page()
+    fill_in(page, live_server, "offline@example.com")
+    context.set_offline(True)
+    page.get_by_role("button", name="Open my account").click()
+    expect(page.get_by_role("alert").first).to_contain_text("You are offline")
+    expect(page.get_by_role("alert").first).to_be_focused()
+    check_access(page)
+    expect(page.get_by_label("Password", exact=True)).to_have_value(PASSWORD)
+    context.set_offline(False)
+    page.get_by_role("button", name="Open my account").click()
+    expect_an_account(page, live_server, "offline@example.com")
+
+
+@pytest.mark.parametrize("body", ["<h1>Application error</h1>", "", "<html><body id=main data-register>"])
+def test_a_routers_page_is_never_shown(context: BrowserContext, live_server: LiveServer, body: str) -> None:
+    page = context.new_page()
+    email = f"router{len(body)}@example.com"
+    fill_in(page, live_server, email)
+    page.route(
+        "**/register",
+        lambda route: (
+            route.fulfill(status=503, content_type="text/html", body=body)
+            if route.request.method == "POST"
+            else route.continue_()
+        ),
+    )
+    page.get_by_role("button", name="Open my account").click()
+    expect(page.get_by_role("alert").first).to_contain_text("No answer came")
+    expect(page.get_by_role("button", name="Open my account")).to_be_enabled()
+    page.unroute("**/register")
+    page.get_by_role("button", name="Open my account").click()
+    expect_an_account(page, live_server, email)
+
+
+def test_a_form_left_open_until_its_token_is_outdated_is_sent_all_the_same(
+    context: BrowserContext, live_server: LiveServer
+) -> None:
+    page = context.new_page()
+    fill_in(page, live_server, "hours@example.com")
+    page.evaluate("document.querySelector('[name=csrf_token]').value = 'outdated'")
+    page.get_by_role("button", name="Open my account").click()
+    expect_an_account(page, live_server, "hours@example.com")
+
+
+def test_a_taken_address_comes_back_with_everything_but_the_password(
+    context: BrowserContext, chromium: Browser, live_server: LiveServer
+) -> None:
+    page = context.new_page()
+    fill_in(page, live_server, "twice@example.com")
+    page.get_by_role("button", name="Open my account").click()
+    expect_an_account(page, live_server, "twice@example.com")
+    other = chromium.new_context()
+    try:
+        page = other.new_page()
+        fill_in(page, live_server, "twice@example.com")
+        page.get_by_role("button", name="Open my account").click()
+        expect(page.get_by_role("alert").first).to_contain_text("already has an account")
+        expect(page.get_by_role("alert").first).to_be_focused()
+        expect(page).to_have_title(re.compile("^Error: "))
+        expect(page).to_have_url(f"{live_server.url}/register")
+        expect(page.get_by_label("E-mail address")).to_have_value("twice@example.com")
+        expect(page.get_by_label("Password", exact=True)).to_be_empty()
+        # The new form behaves as the first one did.
+        page.get_by_label("E-mail address").fill("thrice@example.com")
+        expect(page.locator("#email-availability")).to_contain_text("free")
+        page.get_by_label("Password", exact=True).fill(PASSWORD)
+        expect(page.locator("#password-strength")).to_contain_text("trong")
+        page.wait_for_timeout(1100)
+        page.get_by_role("button", name="Open my account").click()
+        expect_an_account(page, live_server, "thrice@example.com")
+    finally:
+        other.close()
+
+
+def test_the_steps_follow_the_answers(context: BrowserContext, live_server: LiveServer) -> None:
+    page = context.new_page()
+    page.goto(f"{live_server.url}/register")
+    step = page.locator("[data-step]")
+    for number in range(4):
+        expect(step.nth(number)).to_have_attribute("data-state", "next")
+    fill_in(page, live_server, "steps@example.com")
+    expect(page.locator('[data-step="check"]')).to_have_attribute("data-state", "done")
+    is_answered = threading.Event()
+
+    def hold(route: Route) -> None:
+        if route.request.method == "POST":
+            expect(page.locator('[data-step="secure"]')).to_have_attribute("data-state", "now")
+            expect(page.locator('[data-step="open"]')).to_have_attribute("data-state", "now")
+            expect(page.locator('[data-step="done"]')).to_have_attribute("data-state", "next")
+            is_answered.set()
+        route.continue_()
+
+    page.route("**/register", hold)
+    page.get_by_role("button", name="Open my account").click()
+    expect_an_account(page, live_server, "steps@example.com")
+    assert is_answered.is_set()

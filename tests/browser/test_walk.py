@@ -1,0 +1,237 @@
+"""A newcomer's whole walk in Chromium, with and without JavaScript, on a phone, by keyboard, for a screen reader."""
+
+import re
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, BrowserContext, Page, expect
+
+from tests.browser import walk
+from tests.browser.chromium import complaints_of
+from tests.live_server import LiveServer
+from tests.people import PASSWORD
+
+pytestmark = pytest.mark.browser
+AXE = Axe()
+RULES = {
+    "runOnly": {"type": "tag", "values": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]}
+}
+
+
+def nothing(_name: str) -> None:
+    """Take no picture."""
+
+
+def check_access(page: Page) -> None:
+    """Fail for anything the accessibility rules find on the page."""
+    found = AXE.run(page, options=RULES).response["violations"]
+    told = [f"{rule['id']}: {[node['target'] for node in rule['nodes']]}" for rule in found]
+    assert told == [], page.url
+
+
+def check_width(page: Page) -> None:
+    """Fail when the page has to be scrolled sideways."""
+    wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+    assert wide <= 0, f"{page.url} is {wide} px too wide"
+
+
+def new_person(context: BrowserContext, server: LiveServer, email: str) -> Page:
+    """Return a page of somebody who has just registered."""
+    page = context.new_page()
+    page.goto(f"{server.url}/register")
+    page.get_by_label("Your name").fill("Sipho Zulu")
+    page.get_by_label("E-mail address").fill(email)
+    page.get_by_label("Password", exact=True).fill(PASSWORD)
+    page.get_by_role("checkbox").check()
+    page.wait_for_timeout(1100)
+    page.get_by_role("button", name="Open my account").click()
+    expect(page).to_have_url(f"{server.url}/conversations")
+    return page
+
+
+def test_a_newcomer_does_everything_and_the_administrator_sees_it(
+    chromium: Browser, context: BrowserContext, live_server: LiveServer
+) -> None:
+    page = context.new_page()
+    complaints = complaints_of(page)
+    email = "thandi@example.com"
+
+    def check(_name: str) -> None:
+        check_access(page)
+        check_width(page)
+
+    walk.register(page, live_server.url, email, "Thandi Nkosi", check)
+    walk.sign_out(page)
+    walk.sign_in(page, live_server.url, email, check)
+    walk.converse(page, live_server.url, check)
+    walk.find_oneself(page, live_server.url, check)
+    assert complaints == []
+
+    walk.make_administrator(live_server, "ayanda@example.com")
+    office = chromium.new_context()
+    try:
+        page = office.new_page()
+        walk.sign_in(page, live_server.url, "ayanda@example.com", nothing)
+        walk.find_everything(page, live_server.url, email, check)
+    finally:
+        office.close()
+
+
+def test_the_whole_walk_without_javascript(chromium: Browser, live_server: LiveServer) -> None:
+    context = chromium.new_context(java_script_enabled=False, viewport={"width": 390, "height": 844})
+    try:
+        page = new_person(context, live_server, "quiet@example.com")
+        page.get_by_label("What would you like to know?").fill(walk.QUESTIONS[0])
+        page.get_by_role("button", name=re.compile("^Start")).click()
+        answer = page.locator('[data-role="assistant"]').first
+        for _ in range(20):
+            if "No AI model is connected" in answer.inner_text():
+                break
+            page.wait_for_timeout(500)
+            page.reload()
+        expect(answer).to_contain_text("No AI model is connected")
+        check_width(page)
+        page.goto(f"{live_server.url}/account/activity")
+        expect(page.get_by_text("user_registration", exact=True).first).to_be_visible()
+    finally:
+        context.close()
+
+
+@pytest.mark.parametrize("width", [320, 390])
+def test_every_page_fits_a_phone(chromium: Browser, live_server: LiveServer, width: int) -> None:
+    context = chromium.new_context(viewport={"width": width, "height": 844}, color_scheme="dark")
+    try:
+        page = new_person(context, live_server, f"phone{width}@example.com")
+        page.get_by_label("What would you like to know?").fill("word " * 40 + "x" * 300)
+        page.get_by_role("button", name=re.compile("^Start")).click()
+        expect(page).to_have_url(re.compile(r"/conversations/[0-9a-f-]{36}"))
+        conversation = page.url
+        for path in ("/conversations", conversation, "/account", "/account/activity", "/help", "/help/api", "/nothing"):
+            page.goto(path if path.startswith("http") else f"{live_server.url}{path}")
+            check_width(page)
+            check_access(page)
+    finally:
+        context.close()
+
+
+def test_the_address_is_checked_while_it_is_typed(context: BrowserContext, live_server: LiveServer) -> None:
+    new_person(context, live_server, "taken@example.com")
+    context.clear_cookies()
+    page = context.new_page()
+    page.goto(f"{live_server.url}/register")
+    status = page.locator("#email-availability")
+    expect(status).to_have_attribute("aria-live", "polite")
+    page.get_by_label("E-mail address").press_sequentially("taken@example.com", delay=10)
+    expect(status).to_contain_text("already")
+    page.get_by_label("E-mail address").fill("free@example.com")
+    expect(status).to_contain_text("free")
+    page.get_by_label("E-mail address").fill("not an address")
+    page.get_by_label("E-mail address").blur()
+    expect(status).not_to_contain_text("free")
+
+
+def test_a_late_answer_never_overwrites_a_newer_one(context: BrowserContext, live_server: LiveServer) -> None:
+    page = context.new_page()
+    page.route(
+        re.compile(r"validate-email.*slow"),
+        lambda route: (
+            page.wait_for_timeout(1500),
+            route.fulfill(json={"available": False, "reason": "already_exists"}),
+        ),
+    )
+    page.goto(f"{live_server.url}/register")
+    page.get_by_label("E-mail address").fill("slow@example.com")
+    page.wait_for_timeout(600)
+    page.get_by_label("E-mail address").fill("quick@example.com")
+    expect(page.locator("#email-availability")).to_contain_text("free", timeout=10_000)
+    page.wait_for_timeout(1500)
+    expect(page.locator("#email-availability")).to_contain_text("free")
+
+
+def test_a_check_that_fails_blocks_nothing(context: BrowserContext, live_server: LiveServer) -> None:
+    page = context.new_page()
+    page.route("**/validate-email*", lambda route: route.abort())
+    page.goto(f"{live_server.url}/register")
+    page.get_by_label("Your name").fill("Sipho Zulu")
+    page.get_by_label("E-mail address").fill("unchecked@example.com")
+    page.get_by_label("Password", exact=True).fill(PASSWORD)
+    page.get_by_role("checkbox").check()
+    page.wait_for_timeout(1100)
+    page.get_by_role("button", name="Open my account").click()
+    expect(page).to_have_url(f"{live_server.url}/conversations")
+
+
+def test_a_double_click_opens_one_account(context: BrowserContext, live_server: LiveServer) -> None:
+    page = context.new_page()
+    page.goto(f"{live_server.url}/register")
+    page.get_by_label("Your name").fill("Sipho Zulu")
+    page.get_by_label("E-mail address").fill("double@example.com")
+    page.get_by_label("Password", exact=True).fill(PASSWORD)
+    page.get_by_role("checkbox").check()
+    page.wait_for_timeout(1100)
+    page.get_by_role("button", name="Open my account").dblclick()
+    expect(page).to_have_url(f"{live_server.url}/conversations")
+    expect(page.get_by_text("Welcome, Sipho Zulu")).to_be_visible()
+
+
+def test_the_form_can_be_filled_in_by_keyboard_alone(context: BrowserContext, live_server: LiveServer) -> None:
+    page = context.new_page()
+    page.goto(f"{live_server.url}/register")
+    page.get_by_label("Your name").focus()
+    seen = []
+    for _ in range(12):
+        seen.append(page.evaluate("document.activeElement.name || document.activeElement.textContent.trim()"))
+        page.keyboard.press("Tab")
+    assert "fax_number" not in seen, "the trap is out of the tab order"
+    wanted = ["full_name", "email", "password", "user_role", "company_name", "terms"]
+    assert [name for name in seen if name in wanted] == wanted
+
+
+def test_a_draft_survives_a_reload(context: BrowserContext, live_server: LiveServer) -> None:
+    page = new_person(context, live_server, "draft@example.com")
+    page.get_by_label("What would you like to know?").fill("First")
+    page.get_by_role("button", name=re.compile("^Start")).click()
+    expect(page).to_have_url(re.compile(r"/conversations/[0-9a-f-]{36}"))
+    page.get_by_label("Your message").fill("A long thought, not yet sent")
+    page.reload()
+    expect(page.get_by_label("Your message")).to_have_value("A long thought, not yet sent")
+
+
+def test_what_was_written_stays_when_the_server_is_out_of_reach(
+    context: BrowserContext, live_server: LiveServer
+) -> None:
+    page = new_person(context, live_server, "offline@example.com")
+    page.get_by_label("What would you like to know?").fill("First")
+    page.get_by_role("button", name=re.compile("^Start")).click()
+    expect(page).to_have_url(re.compile(r"/conversations/[0-9a-f-]{36}"))
+    context.set_offline(True)
+    page.get_by_label("Your message").fill("Do not lose me")
+    page.get_by_role("button", name=re.compile("^Send")).click()
+    expect(page.locator("[data-composer-error]")).not_to_be_empty()
+    expect(page.get_by_label("Your message")).to_have_value("Do not lose me")
+    context.set_offline(False)
+    page.get_by_role("button", name=re.compile("^Send")).click()
+    mine = page.locator('article[data-role="user"]').filter(has_text="Do not lose me")
+    expect(mine).to_have_count(1)
+
+
+def test_deleting_can_be_undone(context: BrowserContext, live_server: LiveServer) -> None:
+    page = new_person(context, live_server, "undo@example.com")
+    page.get_by_label("What would you like to know?").fill("Keep me")
+    page.get_by_role("button", name=re.compile("^Start")).click()
+    page.locator("summary").filter(has_text="Rename").click()
+    page.get_by_role("button", name="Delete").click()
+    expect(page.get_by_text("Conversation deleted.")).to_be_visible()
+    page.get_by_role("button", name="Undo").click()
+    expect(page.get_by_text("Keep me").first).to_be_visible()
+
+
+def test_the_theme_can_be_switched_and_is_kept(context: BrowserContext, live_server: LiveServer) -> None:
+    page = context.new_page()
+    page.goto(live_server.url)
+    before = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    page.get_by_role("button", name="Dark theme").click()
+    after = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert before != after
+    page.reload()
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == after

@@ -1,0 +1,181 @@
+"""The fixtures of all tests: the application on a rolled-back transaction, or committed, or as real processes.
+
+Never hold an application context across calls of a client: the requests would share one `g`, and with it the person
+who is signed in.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+from sqlalchemy import Connection
+from sqlalchemy.orm import Session
+
+from capecontrol import create_app, each_second
+from capecontrol.auth import waiting_room
+from capecontrol.config import Settings
+from capecontrol.database import CHECK, STATEMENT_MS
+from capecontrol.extensions import db
+from tests.live_server import SECRET_KEY, LiveServer
+from tests.postgres import Databases, RunServer
+
+pytest_plugins = ("tests.people",)
+
+RUN_SERVER = pytest.StashKey[RunServer]()
+FOLDER = "postgres_folder"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Forget the developer's settings; offer the run's PostgreSQL from the process that controls the run."""
+    for name in (*Settings.model_fields, "dyno"):
+        os.environ.pop(name.upper(), None)
+    if not hasattr(config, "workerinput"):
+        config.stash[RUN_SERVER] = RunServer()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node) -> None:
+    """Tell a worker of pytest-xdist where the run's PostgreSQL is."""
+    node.workerinput[FOLDER] = str(node.config.stash[RUN_SERVER].folder)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Stop the run's PostgreSQL, after Ctrl-C too."""
+    if server := config.stash.get(RUN_SERVER, None):
+        server.close()
+
+
+@pytest.fixture(scope="session")
+def databases(request: pytest.FixtureRequest) -> Databases:
+    """Return the run's PostgreSQL, which gives a migrated database to whoever asks."""
+    if workerinput := getattr(request.config, "workerinput", None):
+        return Databases(Path(workerinput[FOLDER]))
+    return Databases(request.config.stash[RUN_SERVER].folder)
+
+
+@pytest.fixture(scope="session")
+def _application(databases: Databases) -> Iterator[Flask]:
+    with databases.clone() as url:
+        app = create_app(settings_for(url))
+        each_second.of(app).close()  # the one connection of a test belongs to one thread
+        # Code under test commits; joined like this it only releases a savepoint of the test's transaction.
+        db.session.session_factory.configure(join_transaction_mode="create_savepoint")
+        yield app
+        dispose(app)
+
+
+@pytest.fixture
+def connection(_application: Flask) -> Iterator[Connection]:
+    """Yield the one connection everything in the test uses, in a transaction that is rolled back at its end."""
+    with _application.app_context():
+        engines = db.engines
+    originals = dict(engines)
+    with originals[None].connect() as connection, connection.begin() as transaction:
+        # A test may think for longer than a request may.
+        connection.exec_driver_sql("SET LOCAL idle_in_transaction_session_timeout = 0")
+        # Flask-SQLAlchemy asks this mapping for each statement, so a session bound to the connection is not enough.
+        engines.update(dict.fromkeys(originals, connection))  # type: ignore[attr-defined]
+        engines[CHECK] = _Lender(connection)  # type: ignore[index]
+        waiting_room.forget_figure()
+        yield connection
+        engines.update(originals)  # type: ignore[attr-defined]
+        transaction.rollback()
+
+
+class _Lender:
+    """Lends the test's connection to look-ups, which ask an engine for one of the driver's own."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def raw_connection(self) -> "_Lender":
+        return self
+
+    def cursor(self):
+        return self._connection.connection.cursor()
+
+    def close(self) -> None:
+        """Keep the connection, with the limit a look-up leaves where the transaction goes on."""
+        self._connection.exec_driver_sql(f"SET LOCAL statement_timeout = {STATEMENT_MS}")
+
+
+@pytest.fixture
+def app(_application: Flask, connection: Connection) -> Flask:
+    """Return the application, whose writes last until the end of the test."""
+    return _application
+
+
+@pytest.fixture
+def client(app: Flask) -> FlaskClient:
+    """Return a browser without cookies; `app.test_client()` makes another."""
+    return app.test_client()
+
+
+@pytest.fixture
+def db_session(connection: Connection) -> Iterator[Session]:
+    """Yield the test's own session, to prepare rows and to look at them; apart from the application's."""
+    with Session(connection, join_transaction_mode="create_savepoint", expire_on_commit=False) as session:
+        yield session
+
+
+@pytest.fixture
+def committed_app(databases: Databases) -> Iterator[Flask]:
+    """Yield the application on a database of its own, really committed: for threads, races and locks."""
+    with databases.clone() as url:
+        app = create_app(settings_for(url))
+        yield app
+        dispose(app)
+
+
+@pytest.fixture
+def empty_database_url(databases: Databases) -> Iterator[str]:
+    """Yield the address of a database without any table."""
+    with databases.clone("template0") as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def live_server(databases: Databases, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+    """Yield web and worker as real processes, shared by the tests of a module, with a database of their own."""
+    with databases.clone() as url:
+        server = LiveServer(url, tmp_path_factory.mktemp("live"))
+        try:
+            server.start()
+            yield server
+        finally:
+            server.stop()
+
+
+@pytest.fixture
+def start_server(databases: Databases, tmp_path: Path) -> Iterator[Callable[..., LiveServer]]:
+    """Yield a function that starts web and worker for this test alone, with the settings it is given.
+
+    `start_server(WEB_CONCURRENCY="1")`, `start_server(worker=False)`; each call has a database of its own.
+    """
+    with ExitStack() as stack:
+
+        def start(*, worker: bool = True, **settings: str) -> LiveServer:
+            server = LiveServer(stack.enter_context(databases.clone()), tmp_path, **settings)
+            stack.callback(server.stop)
+            server.start(worker=worker)
+            return server
+
+        yield start
+
+
+def settings_for(database_url: str, **changes: object) -> Settings:
+    """Return the settings of tests: everything by default, rate limits off."""
+    defaults: dict[str, object] = {"secret_key": SECRET_KEY, "ratelimit_enabled": False}
+    return Settings(database_url=database_url, **(defaults | changes))
+
+
+def dispose(app: Flask) -> None:
+    """End what the application does by itself, and close its database connections."""
+    each_second.of(app).close()
+    with app.app_context():
+        for engine in db.engines.values():
+            engine.dispose()

@@ -1,0 +1,124 @@
+"""Ten times as many people come as can be served, for a minute."""
+
+import asyncio
+import time
+from argparse import ArgumentParser, Namespace
+
+from tests.drills.report import Report, codes_of, count_row, time_row
+from tests.drills.stage import HOST, Stage, settings_for_hash_rate, stage
+from tests.load.applicants import Journey, Registrar, is_broken, register_without_pause
+from tests.load.figures import Row, tell_progress
+from tests.load.product import Database, Meter
+from tests.load.router import Line
+from tests.load.traffic import Answer, arrivals, crowd, probe
+
+AIMED_RATE = 7.0
+"""Registrations a second of the slow hash: 5 to 10, so that simulator and generator leave the cores to the server."""
+
+WARM_UP_SECONDS = 5.0
+HEALTH_CHECKS_A_SECOND = 10.0
+
+
+def add_options(parser: ArgumentParser) -> None:
+    """Add what can be chosen."""
+    parser.add_argument("--seconds", type=float, default=60.0, help="how long they come")
+    parser.add_argument("--times", type=float, default=10.0, help="how many times capacity")
+    parser.add_argument("--leavers", type=float, default=0.0, help="share of people who leave with their ticket")
+
+
+def run(options: Namespace, database: Database | None = None) -> Report:
+    """Measure what can be served, send ten times that, and compare."""
+    settings = asyncio.run(settings_for_hash_rate(AIMED_RATE))
+    with stage(database, settings) as scene:
+        best = asyncio.run(_at_capacity(scene, seconds=min(20.0, options.seconds)))
+        journeys, health, used = asyncio.run(_overload(scene, options, rate=best * options.times))
+        scene.router.stop()
+        return _report(scene, options, best, journeys, health, used)
+
+
+async def _at_capacity(scene: Stage, *, seconds: float) -> float:
+    """Return the registrations a second of a few people who come one after another: the most there is."""
+    registrar = Registrar(HOST, scene.port, "calm")
+    began = time.monotonic() + 2.0
+    journeys = await register_without_pause(registrar, 6, 2.0 + seconds)
+    rate = _goodput(journeys, began, began + seconds)
+    tell_progress(f"at capacity: {rate:.2f} registrations/s")
+    return rate
+
+
+async def _overload(
+    scene: Stage, options: Namespace, *, rate: float
+) -> tuple[list[Journey], list[Answer], dict[str, float]]:
+    until = asyncio.Event()
+    health = asyncio.create_task(probe(HOST, scene.port, [scene.healthz()], rate=HEALTH_CHECKS_A_SECOND, until=until))
+    web = {f"web{number}": server.pid for number, server in enumerate(scene.servers, 1)}
+    meter = Meter(router=scene.router.pid, postgres=scene.database.postmaster(), **web)
+    registrar = Registrar(
+        HOST, scene.port, "flood", share_who_leave=options.leavers, closes_at=time.monotonic() + options.seconds
+    )
+    journeys = await crowd(registrar.come, when=arrivals(rate, options.seconds))
+    used = meter.end()
+    until.set()
+    return journeys, await health, used
+
+
+def _report(
+    scene: Stage,
+    options: Namespace,
+    best: float,
+    journeys: list[Journey],
+    health: list[Answer],
+    used: dict[str, float],
+) -> Report:
+    answers = [answer for journey in journeys for answer in journey.answers] + health
+    posts = [answer for journey in journeys for answer in journey.posts]
+    polls = [answer for journey in journeys for answer in journey.polls]
+    began = min(journey.arrived_at for journey in journeys)
+    warm = min(WARM_UP_SECONDS, options.seconds / 4)
+    goodput = _goodput(journeys, began + warm, began + options.seconds)
+    accepted = [answer for answer in posts if answer.status == 201]
+    ticketed = [answer for answer in posts if answer.status == 503]
+    lines = scene.router.lines()
+    accounts, addresses = scene.database.count_accounts("flood")
+    opened = sum(journey.outcome == "account" for journey in journeys)
+    with_ticket = sum(journey.tickets > 0 for journey in journeys)
+    cores = ", ".join(
+        f"{name} {used[name] / used['elapsed']:.2f}" for name in used if name not in ("elapsed", "machine")
+    )
+    return Report(
+        name=f"overload: {options.times:g} times capacity for {options.seconds:g} s",
+        broke=f"{len(journeys):,} people came at {best * options.times:.0f}/s where {best:.1f}/s can be served; "
+        f"{options.leavers:.0%} of those with a ticket leave without a word.",
+        saw=f"{opened} got an account, {with_ticket} a place in the queue; the rest were told to come again. "
+        f"The router noted {codes_of(lines)}.",
+        lost=f"{abs(accounts - opened)} accounts that somebody was told of, or has without knowing; "
+        f"{accounts - addresses} made twice.",
+        rows=[
+            count_row("answers over 5 s", sum(answer.seconds > 5 for answer in answers), of=len(answers)),
+            count_row("H12 of the router", sum(line.code == "H12" for line in lines)),
+            count_row("answers that nobody should get, and other codes of the router", _bad(answers, lines)),
+            time_row("accepted", accepted, below=1.5),
+            time_row("refused or ticketed", ticketed, below=0.05),
+            time_row("asking for the place", polls, below=0.05),
+            time_row("/healthz", health, below=0.05),
+            Row(
+                "registrations a second",
+                f"{goodput:.2f}/s",
+                f"{best:.2f}/s at capacity",
+                f"{goodput / best:.2f}",
+                ">= 0.90",
+                goodput >= 0.9 * best,
+            ),
+            count_row("accounts made twice, or not told to their owner", accounts - addresses + abs(accounts - opened)),
+            Row("cores in use meanwhile", cores),
+        ],
+    )
+
+
+def _bad(answers: list[Answer], lines: list[Line]) -> int:
+    return sum(is_broken(answer) for answer in answers) + sum(bool(line.code) for line in lines)
+
+
+def _goodput(journeys: list[Journey], began: float, ended: float) -> float:
+    done = sum(journey.outcome == "account" and began <= journey.ended_at < ended for journey in journeys)
+    return done / (ended - began)

@@ -1,0 +1,382 @@
+"""`make bench`: one table of what the product does, each figure beside a limit measured in the same run."""
+
+import argparse
+import asyncio
+import contextlib
+import itertools
+import json
+import math
+import os
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import quote
+
+from tests.load import limits
+from tests.load.applicants import PASSWORD, Journey, Registrar, broken_answers, register_without_pause
+from tests.load.figures import Row, machine, median, milliseconds, percentile, say, table, tell_progress
+from tests.load.product import (
+    POSTGRES,
+    Database,
+    Meter,
+    WebServer,
+    durable_database,
+    memory_mb,
+    wait_for_quiet,
+    web_servers,
+)
+from tests.load.router import allow_many_connections
+from tests.load.traffic import Answer, hammer, probe
+from tests.load.wire import request_bytes
+
+HOST = "127.0.0.1"
+CORES = os.cpu_count() or 1
+SEEDED = 10_000
+AT_ONCE = 16
+IN_THE_STORM = 32
+CHECKS_A_SECOND = 60.0
+SIGN_INS_A_SECOND = 4.0
+STEPS = ("queue", "gate", "hash", "db", "audit")
+
+
+@dataclass(frozen=True, slots=True)
+class Lengths:
+    """How long each part is measured, in seconds, and how often."""
+
+    rounds: int = 3
+    limit: float = 4.0
+    registrations: float = 12.0
+    checks: float = 4.0
+    probe: float = 15.0
+    burst: int = 200
+    patience: float = 60.0
+
+
+QUICK = Lengths(rounds=1, limit=1.5, registrations=4.0, checks=1.5, probe=4.0, burst=40, patience=0.0)
+
+
+@dataclass(slots=True)
+class Bench:
+    """What the measurements work with."""
+
+    database: Database
+    web: WebServer
+    bare: WebServer
+    lengths: Lengths
+    registration_rates: list[float] = field(default_factory=list)
+
+    @property
+    def host(self) -> str:
+        """The product's Host header."""
+        return f"{HOST}:{self.web.port}"
+
+    def checks(self) -> list[bytes]:
+        """Return e-mail checks, half of them for addresses that are taken."""
+        numbers = range(1, 501)
+        emails = [f"person-{n}@example.com" for n in numbers] + [f"nobody-{n}@example.com" for n in numbers]
+        path = "/api/auth/v2/validate-email?email="
+        return [request_bytes("GET", path + quote(email), host=self.host) for email in emails]
+
+
+async def email_checks(bench: Bench) -> list[Row]:
+    """Measure the check at 16 connections against a bare route, a route with the look-up, and the look-up alone."""
+    ours, bare, routed = [], [], []
+    emails = [quote(f"person-{n}@example.com") for n in range(1, 501)]
+
+    async def rate(port: int, requests: list[bytes]) -> float:
+        found, answers = await hammer(HOST, port, requests, connections=AT_ONCE, seconds=bench.lengths.checks)
+        _refuse_failures(answers, {200})
+        return found
+
+    def of_bare(path: str) -> list[bytes]:
+        return [request_bytes("GET", f"{path}?email={email}", host=HOST) for email in emails]
+
+    for _ in range(bench.lengths.rounds):
+        bare.append(await rate(bench.bare.port, of_bare("/bare")))
+        ours.append(await rate(bench.web.port, bench.checks()))
+        routed.append(await rate(bench.bare.port, of_bare("/looked-up")))
+    alone = await limits.lookups(bench.database.url, "person-1@example.com", seconds=bench.lengths.limit)
+    figure = f"{median(ours):,.0f}/s"
+    what = f"validate-email, {AT_ONCE} connections"
+    return [
+        _ratio_row(what, figure, f"bare Flask route {median(bare):,.0f}/s", _ratio(ours, bare), at_least=0.5),
+        _ratio_row(what, figure, f"Flask route with the look-up {median(routed):,.0f}/s", _ratio(ours, routed)),
+        _ratio_row(what, figure, f"the indexed SELECT alone {alone.rate:,.0f}/s", median(ours) / alone.rate),
+    ]
+
+
+async def registrations(bench: Bench) -> list[Row]:
+    """Measure registrations a second at 16 connections between measurements of the bare hash, and where time goes."""
+    lengths = bench.lengths
+    hashes = [await limits.hashes(seconds=lengths.limit)]
+    rates, used, journeys = [], [], []
+    for number in range(lengths.rounds):
+        registrar = Registrar(HOST, bench.web.port, f"round{number}")
+        meters = _MeterAfter(bench, delay=1.0, seconds=lengths.registrations)
+        found = await register_without_pause(registrar, AT_ONCE, 1.0 + lengths.registrations, beside=meters.run)
+        counted = [j for j in found if meters.began <= j.ended_at < meters.ended and j.outcome == "account"]
+        rates.append(len(counted) / (meters.ended - meters.began))
+        used.append({name: seconds / max(1, len(counted)) for name, seconds in meters.used.items()})
+        journeys += found
+        hashes.append(await limits.hashes(seconds=lengths.limit))
+        tell_progress(f"{rates[-1]:.1f} registrations/s; bare hash {hashes[-2].rate:.1f} and {hashes[-1].rate:.1f}/s")
+    with_ticket = sum(journey.tickets > 0 for journey in journeys)
+    limit_rates = [(before.rate + after.rate) / 2 for before, after in itertools.pairwise(hashes)]
+    outside = [1000 * CORES / rate - 1000 * CORES / limit for rate, limit in zip(rates, limit_rates, strict=True)]
+    bench.registration_rates = rates
+    rows = [
+        _ratio_row(
+            f"registrations/s, {AT_ONCE} connections, audit on, argon2id 19 MiB t=2 p=1",
+            f"{median(rates):.1f}/s ({with_ticket} of {len(journeys)} took a ticket)",
+            f"bare hash on {CORES} cores {median(limit_rates):.1f}/s",
+            _ratio(rates, limit_rates),
+            at_least=0.65,
+        ),
+        Row(
+            "core-milliseconds of a registration outside the hash (cores / rate - cores / limit)",
+            f"{median(outside):.1f} ms",
+            goal="<= 12 ms",
+            is_reached=median(outside) <= 12,
+        ),
+    ]
+    return rows + _steps(bench, used, median(limit.core_ms for limit in hashes)) + [_failures_row(journeys)]
+
+
+def _steps(bench: Bench, used: list[dict[str, float]], hash_ms: float) -> list[Row]:
+    """Return where a registration's processor time went, and what its own log says about the clock's."""
+
+    def each(name: str) -> float:
+        return 1000 * median(round_used[name] for round_used in used)
+
+    elapsed = each("elapsed")
+    busy = ("web", "postgres", "generator", "others")
+    idle = CORES * elapsed - sum(each(name) for name in busy)
+    parts = (
+        f"web {each('web'):.1f} (the bare hash takes {hash_ms:.1f} of them), PostgreSQL {each('postgres'):.1f}, "
+        f"load generator {each('generator'):.1f}, others on the machine {each('others'):.1f}, idle {max(0.0, idle):.1f}"
+    )
+    lines = bench.web.requests_logged("auth_api.register", 201)
+    means = {step: _mean([float(line.get(f"{step}_ms", 0)) for line in lines]) for step in (*STEPS, "total")}
+    clock = ", ".join(f"{step} {means[step]:.1f}" for step in STEPS)
+    rest = means["total"] - sum(means[step] for step in STEPS if step != "queue")
+    return [
+        Row("... by processor time, core-ms a registration", parts),
+        Row("... by the request log, ms of the clock", f"{clock}, rest {rest:.1f}; in all {means['total']:.1f}"),
+    ]
+
+
+async def burst(bench: Bench) -> list[Row]:
+    """Have 200 people come in the same moment, each on a connection of their own."""
+    slowest, failed = [], 0
+    first: list[float] = []
+    for number in range(bench.lengths.rounds):
+        registrar = Registrar(HOST, bench.web.port, f"burst{number}", patience=60)
+        journeys = await asyncio.gather(*(registrar.come(person) for person in range(bench.lengths.burst)))
+        slowest.append(max(journey.seconds for journey in journeys))
+        failed += sum(journey.outcome != "account" for journey in journeys) + len(broken_answers(journeys))
+        first += [journey.posts[0].seconds for journey in journeys]
+        tickets = sum(journey.tickets > 0 for journey in journeys)
+        tell_progress(f"{bench.lengths.burst} at once: the last had an account after {slowest[-1]:.1f} s")
+    people = bench.lengths.burst
+    rate = median(bench.registration_rates) if bench.registration_rates else math.nan
+    return [
+        Row(
+            f"{people} people at once: the last has an account (slowest of {bench.lengths.rounds} bursts)",
+            f"{max(slowest):.1f} s; {tickets} of {people} took a ticket; first answer p99 "
+            f"{milliseconds(percentile(first, 0.99))}",
+            f"{people} at {rate:.1f}/s: {people / rate:.1f} s",
+            f"{max(slowest) * rate / people:.2f}",
+            "all within 10 s, 0 errors",
+            max(slowest) <= 10 and failed == 0,
+        ),
+        Row("... without an account, or with a broken answer", str(failed), goal="0", is_reached=failed == 0),
+    ]
+
+
+async def storm(bench: Bench) -> list[Row]:
+    """Check e-mail addresses and sign people in while 32 registrations are in flight, and when none is."""
+    async with _probing(bench) as idle:
+        await asyncio.sleep(bench.lengths.probe)
+    registrar = Registrar(HOST, bench.web.port, "storm")
+    async with _probing(bench) as during:
+        journeys = await register_without_pause(registrar, IN_THE_STORM, bench.lengths.probe, beside=during.watch)
+    before, meanwhile = (percentile(_seconds(seen.checks), 0.99) for seen in (idle, during))
+    sign_in = percentile(_seconds(during.sign_ins), 0.99)
+    refused = sum(answer.status != 200 for answer in during.sign_ins)
+    unanswered = sum(answer.status != 200 for answer in during.checks)
+    peak = max(during.memory)
+    done = sum(journey.outcome == "account" for journey in journeys)
+    return [
+        Row(
+            f"validate-email p99 with {IN_THE_STORM} registrations in flight ({len(during.checks)} samples, "
+            f"{CHECKS_A_SECOND:.0f}/s; {done} registered meanwhile)",
+            f"{milliseconds(meanwhile)} (p50 {milliseconds(median(_seconds(during.checks)))})",
+            f"idle p99 {milliseconds(before)} ({len(idle.checks)} samples, p50 "
+            f"{milliseconds(median(_seconds(idle.checks)))})",
+            f"{meanwhile / before:.1f}",
+            "<= 3, and < 100 ms",
+            meanwhile <= 3 * before and meanwhile < 0.1 and unanswered == 0,
+        ),
+        Row("... not answered 200", str(unanswered), goal="0", is_reached=unanswered == 0),
+        Row(
+            f"sign-ins during the storm ({len(during.sign_ins)} of them): p99",
+            milliseconds(sign_in),
+            f"idle {milliseconds(percentile(_seconds(idle.sign_ins), 0.99))}",
+            goal="< 1 s",
+            is_reached=sign_in < 1,
+        ),
+        Row("... refused", str(refused), goal="0", is_reached=refused == 0),
+        Row(
+            "web memory during the storm, whole process tree (PSS)",
+            f"{peak:.0f} MB",
+            f"idle {max(idle.memory):.0f} MB",
+            goal="< 300 MB",
+            is_reached=peak < 300,
+        ),
+        _failures_row(journeys),
+    ]
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What probes found."""
+
+    bench: Bench
+    checks: list[Answer] = field(default_factory=list)
+    sign_ins: list[Answer] = field(default_factory=list)
+    memory: list[float] = field(default_factory=list)
+
+    async def watch(self) -> None:
+        """Look at the memory of the web server, twice a second, until cancelled."""
+        while True:
+            self.memory.append(memory_mb(self.bench.web.pid))
+            await asyncio.sleep(0.5)
+
+
+@contextlib.asynccontextmanager
+async def _probing(bench: Bench) -> AsyncIterator[_Seen]:
+    """Check addresses and sign in at even times for as long as the context lasts."""
+    seen = _Seen(bench, memory=[memory_mb(bench.web.pid)])
+    until = asyncio.Event()
+    sign_ins = [
+        request_bytes(
+            "POST",
+            "/api/auth/v2/login",
+            host=bench.host,
+            headers={"Content-Type": "application/json"},
+            body=json.dumps({"email": f"person-{n}@example.com", "password": PASSWORD}).encode(),
+        )
+        for n in range(1, 501)
+    ]
+    probes = asyncio.gather(
+        probe(HOST, bench.web.port, bench.checks(), rate=CHECKS_A_SECOND, until=until),
+        probe(HOST, bench.web.port, sign_ins, rate=SIGN_INS_A_SECOND, until=until),
+    )
+    try:
+        yield seen
+    finally:
+        until.set()
+        seen.checks, seen.sign_ins = await probes
+
+
+class _MeterAfter:
+    """Measures processor time from a while after its start, when everything is warm."""
+
+    def __init__(self, bench: Bench, *, delay: float, seconds: float) -> None:
+        self._roots = {"web": bench.web.pid, "postgres": bench.database.postmaster()}
+        self._delay = delay
+        self._seconds = seconds
+        self.began = self.ended = math.nan
+        self.used: dict[str, float] = {}
+
+    async def run(self) -> None:
+        await asyncio.sleep(self._delay)
+        meter = Meter(**self._roots)
+        self.began = time.monotonic()
+        await asyncio.sleep(self._seconds)
+        self.used = meter.end()
+        self.ended = time.monotonic()
+
+
+def _failures_row(journeys: list[Journey]) -> Row:
+    failed = [journey for journey in journeys if journey.outcome != "account"]
+    reasons = "".join(f"; {reason}" for reason in sorted({journey.refusal or journey.outcome for journey in failed}))
+    broken = broken_answers(journeys)
+    return Row(
+        "... registrations that failed, or got a broken answer",
+        f"{len(failed) + len(broken)} of {len(journeys)}{reasons}",
+        goal="0",
+        is_reached=not failed and not broken,
+    )
+
+
+def _refuse_failures(answers: list[Answer], statuses: set[int]) -> None:
+    """Raise RuntimeError when something else came back than what is measured."""
+    wrong = [answer for answer in answers if answer.status not in statuses]
+    if wrong or not answers:
+        raise RuntimeError(f"{len(wrong)} of {len(answers)} answers are not as they should be: {wrong[:1]}")
+
+
+def _ratio_row(what: str, figure: str, limit: str, ratio: float, *, at_least: float | None = None) -> Row:
+    return Row(
+        what,
+        figure,
+        limit,
+        f"{ratio:.2f}",
+        "" if at_least is None else f">= {at_least:.2f}",
+        None if at_least is None else ratio >= at_least,
+    )
+
+
+def _ratio(ours: list[float], limit: list[float]) -> float:
+    """Return the middle of the rounds' ratios."""
+    return median(one / other for one, other in zip(ours, limit, strict=True))
+
+
+def _seconds(answers: list[Answer]) -> list[float]:
+    return [answer.seconds for answer in answers]
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values) if values else math.nan
+
+
+PARTS = {"checks": email_checks, "registrations": registrations, "burst": burst, "storm": storm}
+
+
+async def measure(bench: Bench, parts: list[str]) -> list[Row]:
+    """Run the parts one after another and return all rows."""
+    rows = []
+    for name in parts:
+        await wait_for_quiet(patience=bench.lengths.patience)
+        tell_progress(f"measuring {name}")
+        rows += await PARTS[name](bench)
+    return rows
+
+
+def main() -> None:
+    """Measure and write the table."""
+    parser = argparse.ArgumentParser(prog="python -m tests.load.bench", description=__doc__)
+    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="which parts; all when none is named")
+    parser.add_argument("--quick", action="store_true", help="a few seconds each: to see that it works")
+    options = parser.parse_args()
+    allow_many_connections()
+    with (
+        tempfile.TemporaryDirectory(prefix="capecontrol-bench-") as folder,
+        durable_database() as database,
+        web_servers(database, Path(folder)) as (web,),
+        web_servers(database, Path(folder), application="tests.load.bare_application:application") as (bare,),
+    ):
+        database.seed("person", SEEDED)
+        bench = Bench(database, web, bare, QUICK if options.quick else Lengths())
+        meter = Meter(web=web.pid, bare=bare.pid, postgres=database.postmaster())
+        rows = asyncio.run(measure(bench, options.parts or list(PARTS)))
+        used = meter.end()
+        say(f"Measured {machine(POSTGRES)} Others used {used['others'] / used['elapsed']:.2f} cores meanwhile.\n")
+        say(table(rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,157 @@
+"""gunicorn's configuration: what it makes of its environment, and that a server started with it keeps its promises."""
+
+import http.client
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+from pathlib import Path
+
+import pytest
+from gunicorn.app.wsgiapp import WSGIApplication
+from gunicorn.config import Config
+
+from capecontrol.operations.local import is_healthy
+from tests.live_server import REPOSITORY, free_port
+
+CONFIGURATION = REPOSITORY / "capecontrol" / "server_config.py"
+STOP_SECONDS = 25
+
+APPLICATION = """\
+import os, time
+from prometheus_client import CollectorRegistry, Counter, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
+requests = Counter("requests", "requests")
+def app(environ, start_response):
+    requests.inc()
+    if environ["PATH_INFO"] == "/metrics":
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry)
+        body = generate_latest(registry)
+    else:
+        time.sleep(float(environ["QUERY_STRING"] or 0))
+        said = environ["wsgi.url_scheme"], environ["REMOTE_ADDR"], str(os.getpid())
+        body = " ".join(said).encode()
+    start_response("200 OK", [("Content-Length", str(len(body)))])
+    return [body]
+"""
+
+
+class Server:
+    """gunicorn with our configuration and an application that says what it sees."""
+
+    def __init__(self, folder: Path, *options: str, **environ: str) -> None:
+        (folder / "seen.py").write_text(APPLICATION)
+        self.port = free_port()
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "gunicorn", "-c", CONFIGURATION, *options, "seen:app"],
+            cwd=folder,
+            env=clean_environment() | {"PORT": str(self.port), "TMPDIR": str(folder)} | environ,
+        )
+        while not is_healthy(self.port):
+            assert self.process.poll() is None
+            time.sleep(0.05)
+
+    def get(self, path: str, **headers: str) -> str:
+        with closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)) as connection:
+            connection.request("GET", path, headers=headers)
+            return connection.getresponse().read().decode()
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Server]]:
+    with ExitStack() as stack:
+
+        def start_server(*options: str, **environ: str) -> Server:
+            server = Server(tmp_path, *options, **environ)
+            stack.callback(server.process.wait)
+            stack.callback(server.process.terminate)
+            return server
+
+        yield start_server
+
+
+def clean_environment() -> dict[str, str]:
+    ours = ("PORT", "DYNO", "WEB_CONCURRENCY", "WEB_THREADS", "FORWARDED_ALLOW_IPS")
+    return {name: value for name, value in os.environ.items() if name not in ours}
+
+
+@pytest.fixture
+def configured(monkeypatch, tmp_path) -> Iterator[Callable[..., Config]]:
+    """Yield a function that returns gunicorn's settings for an environment."""
+
+    def load(**environ: str) -> Config:
+        monkeypatch.setattr(os, "environ", clean_environment() | {"GUNICORN_CMD_ARGS": ""} | environ)
+        monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+        monkeypatch.setattr(sys, "argv", ["gunicorn", "-c", str(CONFIGURATION), "wsgi:app"])
+        return WSGIApplication("%(prog)s").cfg
+
+    return load
+
+
+def test_on_a_laptop_it_is_for_this_machine_alone(configured):
+    settings = configured()
+    assert settings.address == [("127.0.0.1", 8000)]
+    assert (settings.workers, settings.threads) == (2, 16)
+
+
+def test_on_a_dyno_it_listens_to_the_router(configured):
+    settings = configured(DYNO="web.1", PORT="5000", WEB_CONCURRENCY="3", WEB_THREADS="12")
+    assert settings.address == [("0.0.0.0", 5000)]  # noqa: S104
+    assert (settings.workers, settings.threads) == (3, 12)
+
+
+def test_the_ladder_of_times_holds(configured):
+    settings = configured()
+    assert settings.keepalive > 90
+    assert 8 < settings.graceful_timeout < STOP_SECONDS
+    assert settings.worker_class_str == "gthread"
+    assert settings.worker_connections == 1000
+    assert settings.control_socket_disable
+    assert not settings.preload_app
+
+
+def test_each_server_counts_from_zero_and_leaves_nothing(start, tmp_path):
+    for _ in range(2):
+        server = start(WEB_CONCURRENCY="2")
+        asked = 6
+        workers = {server.get("/").split()[2] for _ in range(asked)}
+        (folder,) = tmp_path.glob("capecontrol-metrics-*")
+        assert {path.stem.partition("_")[2] for path in folder.iterdir()} >= workers
+        counted = float(server.get("/metrics").split("requests_total ")[-1].split()[0])
+        assert counted in (asked + 2, asked + 3)  # with the question itself and one or two about its health
+        server.process.terminate()
+        assert server.process.wait(STOP_SECONDS) == 0
+        assert not list(tmp_path.glob("capecontrol-metrics-*"))
+
+
+@pytest.mark.parametrize("believed", ["*", "127.0.0.1"])
+def test_a_forged_scheme_or_address_is_worth_nothing(start, believed):
+    server = start(FORWARDED_ALLOW_IPS=believed)
+    forged = {"X-Forwarded-Proto": "https", "X-Forwarded-For": "192.0.2.7", "X-Forwarded-Ssl": "on"}
+    assert server.get("/", **forged).split()[:2] == ["http", "127.0.0.1"]
+
+
+def test_a_request_in_progress_is_finished_before_the_server_ends(start):
+    server = start()
+    with closing(http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)) as connection:
+        connection.request("GET", "/?1.5")
+        time.sleep(0.5)
+        server.process.send_signal(signal.SIGTERM)
+        assert connection.getresponse().status == 200
+    assert server.process.wait(STOP_SECONDS) == 0
+
+
+def test_a_request_that_never_ends_does_not_keep_the_server(start):
+    # 2 in place of 22 seconds, whose place in the ladder another test holds.
+    server = start("--graceful-timeout=2", WEB_CONCURRENCY="1")
+    with closing(http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)) as connection:
+        connection.request("GET", "/?50")
+        time.sleep(0.5)
+        began = time.monotonic()
+        server.process.send_signal(signal.SIGTERM)
+        server.process.wait(STOP_SECONDS)
+        assert 1.5 < time.monotonic() - began < 5

@@ -1,0 +1,107 @@
+"""Guard: settings are read once, refuse in words, and are documented."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from capecontrol import config
+
+ROOT = Path(__file__).parent.parent
+SECRET = "tests-only-" * 4
+NEEDED = {"DATABASE_URL": "postgres://cape@127.0.0.1/cape", "SECRET_KEY": SECRET}
+
+
+@pytest.fixture(autouse=True)
+def bare_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No developer's environment and no running product reaches these tests."""
+    for name in config.Settings.model_fields:
+        monkeypatch.delenv(name.upper(), raising=False)
+    monkeypatch.delenv("DYNO", raising=False)
+    monkeypatch.setattr(config, "RUNNING", tmp_path / "run.json")
+
+
+def load(monkeypatch: pytest.MonkeyPatch, **environment: str) -> config.Settings:
+    for name, value in {**NEEDED, **environment}.items():
+        monkeypatch.setenv(name, value)
+    return config.load_settings()
+
+
+def refusal(monkeypatch: pytest.MonkeyPatch, **environment: str) -> str:
+    with pytest.raises(config.SettingsError) as caught:
+        load(monkeypatch, **environment)
+    return str(caught.value)
+
+
+def test_the_driver_is_named_whatever_the_address_begins_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    for address in ("postgres://u:p%40x@h/db", "postgresql://u:p%40x@h/db", "postgresql+psycopg2://u:p%40x@h/db"):
+        assert load(monkeypatch, DATABASE_URL=address).database_url == "postgresql+psycopg2://u:p%40x@h/db"
+    socket = load(monkeypatch, DATABASE_URL="postgresql:///cape?host=/tmp/a b")
+    assert socket.database_url == "postgresql+psycopg2:///cape?host=/tmp/a b"
+
+
+def test_another_kind_of_database_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "DATABASE_URL" in refusal(monkeypatch, DATABASE_URL="sqlite:///cape.db")
+
+
+def test_a_missing_database_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "make run" in refusal(monkeypatch, DATABASE_URL="")
+
+
+@pytest.mark.parametrize("secret", ["", "short"])
+def test_a_missing_or_short_secret_is_refused(monkeypatch: pytest.MonkeyPatch, secret: str) -> None:
+    text = refusal(monkeypatch, SECRET_KEY=secret)
+    assert "SECRET_KEY" in text
+    assert secret == "" or secret not in text.replace("SECRET_KEY", "")
+
+
+def test_a_dyno_needs_its_public_address_and_trusts_one_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "PUBLIC_URL" in refusal(monkeypatch, DYNO="web.1")
+    settings = load(monkeypatch, DYNO="web.1", PUBLIC_URL="https://app.example.com/")
+    assert settings.trusted_proxy_hops == 1
+    assert settings.is_https
+    assert settings.allowed_hosts == ["app.example.com"]
+
+
+def test_nothing_is_trusted_off_a_dyno(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load(monkeypatch).trusted_proxy_hops == 0
+
+
+def test_more_connections_than_the_plan_allows_are_refused_with_the_sum(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = refusal(monkeypatch, WEB_CONCURRENCY="8")
+    assert "DATABASE_CONNECTION_LIMIT" in text
+    assert "web 48" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("PORT", "eighty"),
+        ("WEB_CONCURRENCY", "0"),
+        ("CORS_ORIGINS", "example.com"),
+        ("PUBLIC_URL", "example.com"),
+        ("ACCOUNT_PRIVACY", "private"),
+        ("PASSWORD_HASH_MEMORY_KIB", "1024"),
+    ],
+)
+def test_a_setting_that_makes_no_sense_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    assert name in refusal(monkeypatch, **{name: value})
+
+
+def test_every_setting_says_what_it_means() -> None:
+    for name, field in config.Settings.model_fields.items():
+        assert field.description, f"{name} has no description"
+
+
+def test_every_setting_stands_in_the_readme() -> None:
+    readme = (ROOT / "README.md").read_text()
+    for name in config.Settings.model_fields:
+        assert f"`{name.upper()}`" in readme, f"{name.upper()} is missing: run `flask --app wsgi settings`"
+
+
+def test_the_environment_is_read_in_one_place() -> None:
+    allowed = {"config.py", "server_config.py", "metrics.py"}  # the last one reads prometheus-client's own variable
+    for path in (ROOT / "capecontrol").rglob("*.py"):
+        if path.name in allowed or path.name.startswith("local"):
+            continue
+        assert not re.search(r"os\.environ|getenv", path.read_text()), f"{path.name} reads the environment"
