@@ -4,15 +4,15 @@ The hash is the slowest step of a registration and fills the processor's cores, 
 are cores, and registrations have permits apart from sign-ins: a storm of one never stops the other.
 """
 
-import ctypes
 import itertools
 import re
 import threading
 import unicodedata
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TypeVar
 
 import bcrypt
 from argon2 import PasswordHasher, extract_parameters
@@ -29,23 +29,33 @@ GATE_WAIT_SECONDS = 1.0
 # A stored hash that asks for more than this is not ours, and would be an attack on memory.
 _MOST_MEMORY_KIB = 262_144
 _FIRST_GUESS_SECONDS = 0.05
-_M_MMAP_THRESHOLD = -3
 _PRODUCT_WORDS = ("capecontrol",)
 _LEET = str.maketrans("013457@$!", "oieastasi")
 _WEIGHTS = {"minLength": 25, "hasUpper": 20, "hasLower": 20, "hasNumber": 20, "hasSpecial": 15}
 
 
+Result = TypeVar("Result")
+
+
 class Gate:
-    """Permits for hashing: few run, few wait, nobody waits longer than a second."""
+    """Permits for hashing: few run, few wait, nobody waits longer than a second.
+
+    What is admitted runs on a thread of the gate's own, one for each permit. The C library keeps a hash's 19 MiB for
+    the thread that asked for them: on the requests' threads that is 300 MB in a process, and giving them back each
+    time costs half as much again as the hash, in page faults. So memory is bounded by permits, and stays warm.
+    """
 
     def __init__(self, permits: int, waiters: int) -> None:
         self._permits = threading.BoundedSemaphore(permits)
         self._waiting = threading.BoundedSemaphore(permits + waiters)
+        self._threads = ThreadPoolExecutor(permits, thread_name_prefix="hash")
 
-    @contextmanager
-    def admitted(self) -> Iterator[None]:
-        """Hold a permit. Raises Overloaded at once when too many wait already, or after the wait, which ends with the
-        request's budget: work whose caller has left is not begun."""
+    def run(self, work: Callable[[], Result]) -> Result:
+        """Do the work with a permit and return its result.
+
+        Raises Overloaded at once when too many wait already, or after the wait, which ends with the request's budget:
+        work whose caller has left is not begun.
+        """
         if not self._waiting.acquire(blocking=False):
             raise Overloaded
         try:
@@ -55,7 +65,8 @@ class Gate:
             if not is_admitted:
                 raise Overloaded
             try:
-                yield
+                with clock.timed("hash"):
+                    return self._threads.submit(work).result()
             finally:
                 self._permits.release()
         finally:
@@ -75,7 +86,6 @@ def configure(*, slots: int, threads: int, memory_kib: int, passes: int) -> None
     """Set the hash's cost and the gate's size for this process: `slots` hashes at a time for registrations and as many
     for sign-ins. Registrations may occupy half the threads and sign-ins a quarter, so that a quarter always answers."""
     global _hashing
-    _return_memory_at_once()
     hasher = PasswordHasher(time_cost=passes, memory_cost=memory_kib, parallelism=1)
     _hashing = _Hashing(
         hasher=hasher,
@@ -86,26 +96,18 @@ def configure(*, slots: int, threads: int, memory_kib: int, passes: int) -> None
     )
 
 
-def _return_memory_at_once() -> None:
-    """Make the C library give a hash's memory back when it is done, so that memory is bounded by permits.
-
-    glibc learns from the first hash that such blocks come again, and then keeps one for every thread that ever hashed:
-    16 threads held 300 MB. A fixed threshold (mallopt, M_MMAP_THRESHOLD) ends the learning.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(_M_MMAP_THRESHOLD, 1024 * 1024)
-
-
 def hash_for_registration(password: str) -> str:
     """Return the argon2id hash. Raises Overloaded when the gate is full."""
     hashing = _ready()
-    with hashing.registration.admitted(), clock.timed("hash"):
+
+    def work() -> str:
         started = clock.monotonic()
         password_hash = hashing.hasher.hash(_normal(password))
         # An average that forgets slowly; two threads writing it at once lose a sample, which costs nothing.
         hashing.seconds += (clock.monotonic() - started - hashing.seconds) / 16
         return password_hash
+
+    return hashing.registration.run(work)
 
 
 def seconds_per_hash() -> float:
@@ -115,8 +117,7 @@ def seconds_per_hash() -> float:
 
 def verify_for_registration(password_hash: str | None, password: str) -> bool:
     """Say whether a repeated registration carries the account's password. Raises Overloaded."""
-    with _ready().registration.admitted(), clock.timed("hash"):
-        return _matches(password_hash, password)
+    return _ready().registration.run(lambda: _matches(password_hash, password))
 
 
 def verify_for_sign_in(password_hash: str | None, password: str) -> tuple[bool, str | None]:
@@ -125,11 +126,15 @@ def verify_for_sign_in(password_hash: str | None, password: str) -> tuple[bool, 
     With no stored hash the same work is done in vain, so that an unknown address takes as long as a known one.
     Raises Overloaded when the gate is full.
     """
-    with _ready().sign_in.admitted(), clock.timed("hash"):
-        is_right = _matches(password_hash or _ready().decoy, password) and password_hash is not None
+    hashing = _ready()
+
+    def work() -> tuple[bool, str | None]:
+        is_right = _matches(password_hash or hashing.decoy, password) and password_hash is not None
         if is_right and password_hash and _is_outdated(password_hash):
-            return True, _ready().hasher.hash(_normal(password))
+            return True, hashing.hasher.hash(_normal(password))
         return is_right, None
+
+    return hashing.sign_in.run(work)
 
 
 def problems(password: str, *, email: str = "", name: str = "") -> list[str]:

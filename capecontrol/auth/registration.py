@@ -4,9 +4,10 @@ import hashlib
 import json
 from dataclasses import dataclass, field
 from datetime import timedelta
+from typing import Any
 
 import structlog
-from sqlalchemy import delete, func, select
+from sqlalchemy import bindparam, delete, literal, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -24,6 +25,32 @@ from capecontrol.extensions import db
 
 KEY_LASTS = timedelta(hours=24)
 _SCOPE = "registration"
+
+# The statements of a registration, built once: building them anew costs as much as sending them, and the ORM's own
+# insert as much again.
+_people: Any = User.__table__
+_keys: Any = IdempotencyKey.__table__
+_FIND = select(
+    select(_people.c.id).where(_people.c.email_key == bindparam("email_key")).scalar_subquery().label("account_id"),
+    _keys.c.fingerprint,
+    _keys.c.user_id,
+).select_from(
+    select(literal(1))
+    .subquery()
+    .outerjoin(
+        _keys,
+        (_keys.c.scope == bindparam("scope"))
+        & (_keys.c.key_hash == bindparam("key_hash"))
+        & (_keys.c.created_at > bindparam("oldest")),
+    )
+)
+_INSERT = insert(_people).on_conflict_do_nothing(index_elements=[_people.c.email_key]).returning(_people.c.id)
+_fresh_key = insert(_keys)
+_KEEP = _fresh_key.on_conflict_do_update(
+    index_elements=[_keys.c.scope, _keys.c.key_hash],
+    set_={name: _fresh_key.excluded[name] for name in ("fingerprint", "user_id", "created_at")},
+    where=_keys.c.created_at <= bindparam("oldest"),
+).returning(_keys.c.key_hash)
 
 log = structlog.get_logger("registration")
 
@@ -59,6 +86,15 @@ class Application:
 
 
 @dataclass(frozen=True, slots=True)
+class _Known:
+    """What the database holds of an application before it is hashed: the address, and whose registration the key is."""
+
+    is_taken: bool
+    fingerprint: str | None
+    key_owner: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Registered:
     """The account and what its owner holds from now on."""
 
@@ -88,21 +124,19 @@ def register(
     try:
         address = _checked(application)
         fingerprint = _fingerprint(application, address)
-        # Asked in this order, because account and key become visible together: a twin's commit between the two
-        # questions is then a repeat, and never a taken address.
-        is_taken = _account(address) is not None  # spares the hash; the insert below is what decides
-        known = _kept_key(idempotency_key)
-        if known is not None:
-            return _repeat(known, fingerprint, application.password, mint)
-        if is_taken:
-            raise EmailTaken
+        known = _known(address, idempotency_key)  # spares the hash; the insert below is what decides
         db.session.rollback()  # no connection is held while waiting and hashing
+        if known.key_owner is not None:
+            return _repeat(known, fingerprint, application.password, mint)
+        if known.is_taken:
+            raise EmailTaken
         ticket_id = waiting_room.admit(address.key, ticket)
         password_hash = _hash(application.password, address, ticket)
         user = _insert_account(application, address, password_hash)
         if user is None:
-            known = _kept_key(idempotency_key)
-            if known is None:
+            known = _known(address, idempotency_key)
+            db.session.rollback()
+            if known.key_owner is None:
                 raise EmailTaken
             return _repeat(known, fingerprint, application.password, mint)
         if idempotency_key is not None:
@@ -177,67 +211,65 @@ def _hash(password: str, address: EmailAddress, ticket: str | None) -> str:
         raise waiting_room.turned_away(address.key, ticket) from None
 
 
-def _account(address: EmailAddress) -> str | None:
-    return db.session.scalar(select(User.id).where(User.email_key == address.key))
+def _known(address: EmailAddress, key: str | None) -> _Known:
+    """Look for the address and the key. One statement, since account and key become visible together: a twin's commit
+    between two questions would make a repeat look like a taken address."""
+    row = db.session.execute(
+        _FIND,
+        {
+            "email_key": address.key,
+            "scope": _SCOPE,
+            "key_hash": None if key is None else ids.fingerprint(key),
+            "oldest": clock.now() - KEY_LASTS,
+        },
+    ).one()
+    return _Known(row.account_id is not None, row.fingerprint, row.user_id)
 
 
 def _insert_account(application: Application, address: EmailAddress, password_hash: str) -> User | None:
     """Insert the account, or return None when the address is taken, also by somebody a moment earlier."""
-    return db.session.scalar(
-        insert(User)
-        .values(
-            id=ids.new_id(),
-            email=address.address,
-            email_key=address.key,
-            password_hash=password_hash,
-            user_role=application.user_role,
-            full_name=application.full_name,
-            company_name=application.company_name,
-            tos_accepted_at=clock.now(),
-            tos_source=application.terms_source,
-            **application.profile,
-        )
-        .on_conflict_do_nothing(index_elements=[User.email_key])
-        .returning(User)
-    )
-
-
-def _kept_key(key: str | None) -> IdempotencyKey | None:
-    if key is None:
-        return None
-    return db.session.scalar(
-        select(IdempotencyKey).where(
-            IdempotencyKey.scope == _SCOPE,
-            IdempotencyKey.key_hash == ids.fingerprint(key),
-            IdempotencyKey.created_at > clock.now() - KEY_LASTS,
-        )
-    )
+    now = clock.now()
+    values = {
+        "id": ids.new_id(),
+        "email": address.address,
+        "email_key": address.key,
+        "password_hash": password_hash,
+        "user_role": application.user_role,
+        "full_name": application.full_name,
+        "company_name": application.company_name,
+        "tos_accepted_at": now,
+        "tos_source": application.terms_source,
+        "is_active": True,
+        "created_at": now,
+        "updated_at": now,
+        **application.profile,
+    }
+    is_inserted = db.session.scalar(_INSERT, values) is not None
+    return User(**values) if is_inserted else None
 
 
 def _keep_key(key: str, fingerprint: str, user: User) -> None:
     """Store the key with the account. Raises KeyUsedDifferently when it stands for another registration."""
-    fresh = insert(IdempotencyKey).values(
-        scope=_SCOPE,
-        key_hash=ids.fingerprint(key),
-        fingerprint=fingerprint,
-        user_id=user.id,
-        created_at=clock.now(),
+    now = clock.now()
+    stored = db.session.scalar(
+        _KEEP,
+        {
+            "scope": _SCOPE,
+            "key_hash": ids.fingerprint(key),
+            "fingerprint": fingerprint,
+            "user_id": user.id,
+            "created_at": now,
+            "oldest": now - KEY_LASTS,
+        },
     )
-    stored = db.session.execute(
-        fresh.on_conflict_do_update(
-            index_elements=[IdempotencyKey.scope, IdempotencyKey.key_hash],
-            set_={name: fresh.excluded[name] for name in ("fingerprint", "user_id", "created_at")},
-            where=IdempotencyKey.created_at <= func.now() - KEY_LASTS,
-        ).returning(IdempotencyKey.key_hash)
-    ).scalar_one_or_none()
     if stored is None:
         raise KeyUsedDifferently
 
 
-def _repeat(known: IdempotencyKey, fingerprint: str, password: str, mint: Mint) -> Registered:
+def _repeat(known: _Known, fingerprint: str, password: str, mint: Mint) -> Registered:
     """Answer a repeated registration as the first time: no answer is stored, so the password is asked again."""
     same_details = known.fingerprint == fingerprint
-    user = db.session.get_one(User, known.user_id)
+    user = db.session.get_one(User, known.key_owner)
     password_hash, user_id = user.password_hash, user.id
     is_open = user.is_active
     db.session.rollback()

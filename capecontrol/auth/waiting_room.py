@@ -37,7 +37,9 @@ _UNCLAIMED_SECONDS = 3
 
 _CLAIMED_SECONDS = 3
 _RATE_OVER_SECONDS = 10
-_ENOUGH_TO_LEARN_FROM = 5
+_ENOUGH_TO_LEARN_FROM = 20
+"""Registrations within ten seconds that tell the pace, from the first of them on; with fewer, the hash's own time."""
+
 
 # "waitroom" in hexadecimal: turns are given by one process at a time.
 _ADVISORY_LOCK = 0x77616974_726F6F6D
@@ -67,9 +69,12 @@ _READ = text(
     SELECT
         coalesce(waiting.first - 1, (SELECT max(number) FROM registration_tickets), 0) AS come_to,
         waiting.people AS waiting,
-        (SELECT count(*) FROM registration_tickets
-            WHERE done_at > clock_timestamp() - make_interval(secs => :over)) AS done
-    FROM waiting
+        done.people AS done,
+        extract(epoch FROM clock_timestamp() - done.first)::float AS over
+    FROM waiting, (
+        SELECT count(*) AS people, min(done_at) AS first FROM registration_tickets
+        WHERE done_at > clock_timestamp() - make_interval(secs => :over)
+    ) AS done
     """
 )
 
@@ -390,14 +395,17 @@ def _current() -> _Figure:
 def _read_figure(room: _Room) -> _Figure:
     with short_transaction(pool=None) as connection:
         figure = connection.execute(_READ, {"over": _RATE_OVER_SECONDS, "lasts": TICKET_LASTS_SECONDS}).one()
-        rate = _rate(room, figure.done)
+        possible = room.slots / passwords.seconds_per_hash()
+        rate = figure.done / max(1.0, figure.over) if figure.done >= _ENOUGH_TO_LEARN_FROM else possible
         if figure.waiting and connection.scalar(
             text("SELECT pg_try_advisory_xact_lock(:lock)"), {"lock": _ADVISORY_LOCK}
         ):
             connection.execute(
                 _GIVE_TURNS,
                 {
-                    "most": max(4 * room.slots, math.ceil(rate * (SHORTEST_POLL_SECONDS + 0.5))),
+                    # By what is possible too: a room that only gave as many turns as were used lately would keep to
+                    # whatever pace it began with.
+                    "most": max(4 * room.slots, math.ceil(max(rate, possible) * (SHORTEST_POLL_SECONDS + 0.5))),
                     "lasts": TICKET_LASTS_SECONDS,
                     "turn": TURN_LASTS_SECONDS,
                     "claimed": _CLAIMED_SECONDS,
@@ -406,12 +414,6 @@ def _read_figure(room: _Room) -> _Figure:
             )
             figure = connection.execute(_READ, {"over": _RATE_OVER_SECONDS, "lasts": TICKET_LASTS_SECONDS}).one()
     return _Figure(figure.come_to, figure.waiting, rate, clock.monotonic())
-
-
-def _rate(room: _Room, done: int) -> float:
-    """Return registrations a second: as measured, or from the hash's own time until enough have been."""
-    possible = room.slots / passwords.seconds_per_hash()
-    return done / _RATE_OVER_SECONDS if done >= _ENOUGH_TO_LEARN_FROM * _RATE_OVER_SECONDS else possible
 
 
 def _read_ticket(ticket: str) -> _Ticket:

@@ -3,6 +3,8 @@
 import contextvars
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import bcrypt
 import pytest
@@ -106,66 +108,86 @@ def test_two_ways_to_write_a_character_are_one_password() -> None:
     assert passwords.verify_for_sign_in(stored, "Zo\u00eb-at-the-sea")[0]
 
 
-def test_the_gate_lets_as_many_hash_as_it_has_permits_and_few_wait() -> None:
-    gate = passwords.Gate(permits=1, waiters=1)
-    leave = threading.Event()
-    inside = threading.Event()
-    refused: list[bool] = []
+@contextmanager
+def held(gate: passwords.Gate) -> Iterator[None]:
+    """Hold one of the gate's permits, as a hash that takes its time does."""
+    leave, inside = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with gate.admitted():
-            inside.set()
-            leave.wait(5)
+        inside.set()
+        leave.wait(5)
+
+    holder = threading.Thread(target=gate.run, args=(hold,))
+    holder.start()
+    assert inside.wait(5)
+    try:
+        yield
+    finally:
+        leave.set()
+        holder.join(5)
+
+
+def test_the_gate_lets_as_many_hash_as_it_has_permits_and_few_wait() -> None:
+    gate = passwords.Gate(permits=1, waiters=1)
+    refused: list[bool] = []
 
     def wait_and_give_up() -> None:
         try:
-            with gate.admitted():
-                refused.append(False)
+            gate.run(lambda: refused.append(False))
         except Overloaded:
             refused.append(True)
 
-    holder = threading.Thread(target=hold)
-    holder.start()
-    inside.wait(5)
-    waiter = threading.Thread(target=wait_and_give_up)
-    waiter.start()
-    while gate._waiting._value > 0:  # type: ignore[attr-defined]
-        time.sleep(0.01)
-    with pytest.raises(Overloaded), gate.admitted():
-        pass
-    waiter.join(5)
-    assert refused == [True], "nobody waits longer than the gate's second"
-    leave.set()
-    holder.join(5)
-    with gate.admitted():
-        pass
+    with held(gate):
+        waiter = threading.Thread(target=wait_and_give_up)
+        waiter.start()
+        while gate._waiting._value > 0:  # type: ignore[attr-defined]
+            time.sleep(0.01)
+        with pytest.raises(Overloaded):
+            gate.run(lambda: None)
+        waiter.join(5)
+        assert refused == [True], "nobody waits longer than the gate's second"
+    assert gate.run(lambda: "in") == "in"
 
 
 def test_sign_ins_have_permits_of_their_own() -> None:
     hashing = passwords._ready()
-    with hashing.registration.admitted(), hashing.sign_in.admitted():
-        pass
+    with held(hashing.registration):
+        assert passwords.verify_for_sign_in(None, GOOD) == (False, None)
 
 
 def test_work_whose_caller_has_left_is_not_begun() -> None:
     gate = passwords.Gate(permits=1, waiters=1)
-    leave, inside = threading.Event(), threading.Event()
-
-    def hold() -> None:
-        with gate.admitted():
-            inside.set()
-            leave.wait(5)
 
     def come_too_late() -> float:
         clock.set_deadline(clock.monotonic() - 1)
         started = clock.monotonic()
-        with pytest.raises(Overloaded), gate.admitted():
-            pass
+        with pytest.raises(Overloaded):
+            gate.run(lambda: None)
         return clock.monotonic() - started
 
-    holder = threading.Thread(target=hold)
-    holder.start()
-    inside.wait(5)
-    assert contextvars.copy_context().run(come_too_late) < passwords.GATE_WAIT_SECONDS
-    leave.set()
-    holder.join(5)
+    with held(gate):
+        assert contextvars.copy_context().run(come_too_late) < passwords.GATE_WAIT_SECONDS
+
+
+def test_a_permit_is_given_back_when_the_work_fails() -> None:
+    gate = passwords.Gate(permits=1, waiters=0)
+    for _ in range(3):
+        with pytest.raises(ZeroDivisionError):
+            gate.run(lambda: 1 / 0)
+
+
+def test_hashes_run_on_as_many_threads_as_there_are_permits() -> None:
+    """Each thread that hashes keeps a hash's memory, so the requests' threads must not."""
+    gate = passwords.Gate(permits=2, waiters=20)
+    ran_on: set[int] = set()
+
+    def hash_one() -> None:
+        gate.run(lambda: (time.sleep(0.01), ran_on.add(threading.get_ident())))
+
+    callers = [threading.Thread(target=hash_one) for _ in range(12)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join(5)
+    assert 1 <= len(ran_on) <= 2
+    assert ran_on.isdisjoint({caller.ident for caller in callers})
