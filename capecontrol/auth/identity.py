@@ -6,6 +6,7 @@ from functools import wraps
 from typing import Any, TypeVar
 
 from flask import Flask, current_app, g, request
+from flask.sessions import SecureCookieSessionInterface
 from flask_login import UserMixin, current_user
 from sqlalchemy import select, update
 
@@ -22,6 +23,18 @@ from capecontrol.extensions import db, login_manager
 View = TypeVar("View", bound=Callable[..., Any])
 
 _SEEN_EVERY = timedelta(minutes=5)
+
+
+class _Cookies(SecureCookieSessionInterface):
+    """Flask's own session cookie, its signer made once instead of for each request."""
+
+    _signer: Any = None
+
+    def get_signing_serializer(self, app: Flask) -> Any:
+        """Return the signer of the application this belongs to."""
+        if self._signer is None:
+            self._signer = super().get_signing_serializer(app)
+        return self._signer
 
 
 class SignedIn(UserMixin):
@@ -53,6 +66,7 @@ def init_app(app: Flask, settings: Settings) -> None:
         REMEMBER_COOKIE_PATH="/",
         REMEMBER_COOKIE_DURATION=timedelta(days=30),
     )
+    app.session_interface = _Cookies()
     login_manager.init_app(app)
     login_manager.session_protection = None  # sessions are rows: listed, ended and rotated on the server
 

@@ -3,6 +3,7 @@
 import hmac
 import os
 import time
+from functools import cache
 
 from flask import Blueprint, Response, current_app, g, request
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, Counter, Histogram, generate_latest
@@ -40,10 +41,20 @@ def show() -> Response:
 def count(response: Response) -> Response:
     """Count a request by its endpoint; the address itself could be anything and may hold an e-mail address."""
     endpoint = request.endpoint or "none"
-    requests_total.labels(endpoint=endpoint, status=str(response.status_code)).inc()
+    _answered(endpoint, response.status_code).inc()
     if "started" in g:
-        request_seconds.labels(endpoint=endpoint).observe(time.perf_counter() - g.started)
+        _took(endpoint).observe(time.perf_counter() - g.started)
     return response
+
+
+@cache
+def _answered(endpoint: str, status: int) -> Counter:
+    return requests_total.labels(endpoint=endpoint, status=str(status))
+
+
+@cache
+def _took(endpoint: str) -> Histogram:
+    return request_seconds.labels(endpoint=endpoint)
 
 
 def holds_token() -> bool:

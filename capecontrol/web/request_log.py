@@ -15,7 +15,8 @@ from capecontrol.config import Settings
 _REQUEST_ID = re.compile(r"^[A-Za-z0-9._-]{8,100}$")
 _QUIET_ENDPOINTS = {"static", "operations.healthz"}
 
-log = structlog.get_logger("request")
+_processors: list[Any] = []
+"""One list for every configuration, so that a logger bound earlier goes on with the present one."""
 
 
 def configure_logging(settings: Settings) -> None:
@@ -24,13 +25,14 @@ def configure_logging(settings: Settings) -> None:
     renderer: Any = (
         structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()) if on_console else structlog.processors.JSONRenderer()
     )
+    _processors[:] = [
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info,
+        renderer,
+    ]
     structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            renderer,
-        ],
+        processors=_processors,
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=False,
@@ -39,6 +41,7 @@ def configure_logging(settings: Settings) -> None:
 
 def init_app(app: Flask) -> None:
     """Begin each request with an id and a stopwatch, and end it with a line."""
+    log = structlog.get_logger("request").bind()  # once, and not anew for every line
 
     @app.before_request
     def start() -> None:
