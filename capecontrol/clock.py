@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
 
+_LEAST_SECONDS = 0.5
 _deadline: ContextVar[float] = ContextVar("deadline", default=math.inf)
 _timings: ContextVar[dict[str, float] | None] = ContextVar("timings", default=None)
 
@@ -31,6 +32,12 @@ def seconds_left() -> float:
     return _deadline.get() - monotonic()
 
 
+def within_budget(limit: float) -> float:
+    """Return how many seconds of `limit` this thread's caller still waits for; half a second in any case, so that
+    what went wrong can be recorded."""
+    return min(limit, max(_LEAST_SECONDS, seconds_left()))
+
+
 def start_timings() -> dict[str, float]:
     """Begin a fresh set of timings (milliseconds by step) for the work of this thread and return it."""
     timings: dict[str, float] = {}
@@ -47,9 +54,32 @@ def add_timing(step: str, milliseconds: float) -> None:
 
 @contextmanager
 def timed(step: str) -> Iterator[None]:
-    """Count the enclosed work towards one step of the request's timings."""
-    started = time.perf_counter()
+    """Count the enclosed work towards one step of the request's timings, and its processor time beside."""
+    watch = Stopwatch()
     try:
         yield
     finally:
-        add_timing(step, (time.perf_counter() - started) * 1000)
+        watch.add_to(step)
+
+
+class Stopwatch:
+    """Measures from its making on: the clock's time, and what this thread uses of a processor."""
+
+    __slots__ = ("_clock", "_processor")
+
+    def __init__(self) -> None:
+        self._clock = time.perf_counter()
+        self._processor = time.thread_time()
+
+    def milliseconds(self) -> float:
+        """Return the clock's milliseconds so far."""
+        return (time.perf_counter() - self._clock) * 1000
+
+    def processor_milliseconds(self) -> float:
+        """Return the processor's milliseconds of this thread so far."""
+        return (time.thread_time() - self._processor) * 1000
+
+    def add_to(self, step: str) -> None:
+        """Add both to one step of the request's timings."""
+        add_timing(step, self.milliseconds())
+        add_timing(f"{step}_cpu", self.processor_milliseconds())

@@ -2,7 +2,6 @@
 
 import math
 import select
-import time
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -51,8 +50,8 @@ LOOK_UP_MS = 1000
 _PASSING_CLASSES = ("08", "53", "57", "40", "55")
 
 _BEGIN = (
-    f"SET LOCAL statement_timeout = {STATEMENT_MS}; SET LOCAL lock_timeout = {LOCK_MS}; "
-    f"SET LOCAL idle_in_transaction_session_timeout = {IDLE_MS}"
+    "SET LOCAL statement_timeout = {statement_ms}; "
+    f"SET LOCAL lock_timeout = {LOCK_MS}; SET LOCAL idle_in_transaction_session_timeout = {IDLE_MS}"
 )
 
 
@@ -96,12 +95,13 @@ def init_app(app: Flask, settings: Settings) -> None:
 def wait_for_answer(connection: Any) -> None:
     """Wait for the server as psycopg2 would, but give up on a bounded connection when its time is over.
 
-    A connection being made gets two seconds, an answer four (decisions 4). psycopg2 closes what is given up on, since
-    an answer that comes after all would belong to nobody. Raises psycopg2.OperationalError.
+    A connection being made gets two seconds, an answer four (decisions 4), and neither more than the request has left:
+    the steps of one whose database hangs would else add up beyond what anybody waits for. psycopg2 closes what is
+    given up on, since an answer that comes after all would belong to nobody. Raises psycopg2.OperationalError.
     """
     is_new = connection.status == psycopg2.extensions.STATUS_SETUP
     limit = CONNECT_SECONDS if is_new else getattr(connection, "answer_seconds", None)
-    ends_at = clock.monotonic() + limit if limit else math.inf
+    ends_at = clock.monotonic() + clock.within_budget(limit) if limit else math.inf
     while (state := connection.poll()) != psycopg2.extensions.POLL_OK:
         left = ends_at - clock.monotonic()
         poller = select.poll()
@@ -129,7 +129,7 @@ def look_up(statement: str, parameters: Sequence[Any]) -> tuple[Any, ...] | None
     server takes both as one transaction, in which SET LOCAL ends with it. A connection that turns out to be dead is
     replaced, and the statement, which must only read, is tried once more. Raises SQLAlchemyError.
     """
-    started = time.perf_counter()
+    watch = clock.Stopwatch()
     engine = db.engines[CHECK]
     try:
         for _ in range(CHECK_POOL):
@@ -147,7 +147,7 @@ def look_up(statement: str, parameters: Sequence[Any]) -> tuple[Any, ...] | None
     except psycopg2.Error as error:
         raise DBAPIError.instance(statement, None, error, psycopg2.Error, hide_parameters=True) from error
     finally:
-        clock.add_timing("db", (time.perf_counter() - started) * 1000)
+        watch.add_to("db")
 
 
 def _first_row(connection: PoolProxiedConnection, statement: str, parameters: Sequence[Any]) -> tuple[Any, ...] | None:
@@ -199,12 +199,13 @@ def _install_limits(engine: Engine) -> None:
     @event.listens_for(engine, "begin")
     def set_limits(connection: Connection) -> None:
         # SET LOCAL survives transaction pooling, where start-up options are refused or ignored.
-        connection.exec_driver_sql(_BEGIN)
+        left = clock.within_budget(STATEMENT_MS / 1000)
+        connection.exec_driver_sql(_BEGIN.format(statement_ms=int(left * 1000)))
 
     @event.listens_for(engine, "before_cursor_execute")
     def start_clock(connection: Connection, *_: Any) -> None:
-        connection.info["statement_started"] = time.perf_counter()
+        connection.info["statement"] = clock.Stopwatch()
 
     @event.listens_for(engine, "after_cursor_execute")
     def stop_clock(connection: Connection, *_: Any) -> None:
-        clock.add_timing("db", (time.perf_counter() - connection.info["statement_started"]) * 1000)
+        connection.info["statement"].add_to("db")

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from functools import wraps
 from typing import Any, TypeVar
 
-from flask import Blueprint, Response, jsonify, request
+from flask import Blueprint, Response, current_app, jsonify, request
 
 from capecontrol.auth import (
     account,
@@ -37,6 +37,8 @@ from capecontrol.auth.schemas import (
     SignInBody,
     TokenForm,
 )
+from capecontrol.auth.tickets import NotATicket
+from capecontrol.config import Settings
 from capecontrol.errors import DomainError, Invalid, NotReadable, RateLimited, RetryLater, UnsupportedContent
 from capecontrol.web import rate_limits
 from capecontrol.web.error_handlers import status_of
@@ -67,6 +69,12 @@ def older_page(view: View) -> View:
             return response
 
     return answered  # type: ignore[return-value]
+
+
+def comes_with_ticket() -> bool:
+    """Say whether this registration was counted when its ticket was drawn: a turn must not be lost to a limit."""
+    ticket = request.headers.get("X-Registration-Ticket", "")
+    return 0 < len(ticket) <= _LONGEST_TICKET and waiting_room.is_ours(ticket)
 
 
 @endpoints.get("/auth/v2/validate-email")
@@ -118,7 +126,7 @@ def validate_password() -> Response:
     answers={201: RegistrationAnswer, 409: None, 503: QueuedAnswer},
     takes_idempotency_key=True,
 )
-@limited(rate_limits.REGISTER)
+@limited(rate_limits.REGISTER, unless=comes_with_ticket)
 def register() -> tuple[Response, int]:
     """V3."""
     return _register("api", RegistrationAnswer)
@@ -131,7 +139,7 @@ def registration_place() -> Response:
     """V9; the ticket comes in a header, because routers log paths."""
     ticket = _ticket()
     if ticket is None:
-        raise waiting_room.NotATicket
+        raise NotATicket
     place = waiting_room.get_place(ticket)
     answer = PlaceAnswer.model_validate(place, from_attributes=True)
     response = jsonify(answer.model_dump())
@@ -148,7 +156,7 @@ def registration_place() -> Response:
     takes_idempotency_key=True,
 )
 @older_page
-@limited(rate_limits.REGISTER)
+@limited(rate_limits.REGISTER, unless=comes_with_ticket)
 def register_from_older_page() -> tuple[Response, int]:
     """V7."""
     return _register("older page", OlderRegistrationAnswer)
@@ -182,7 +190,7 @@ def register_step1() -> Response:
     takes_idempotency_key=True,
 )
 @older_page
-@limited(rate_limits.REGISTER)
+@limited(rate_limits.REGISTER, unless=comes_with_ticket)
 def register_step2() -> tuple[Response, int]:
     """V7, second step: the account."""
     return _register("older page, step 2", OlderRegistrationAnswer)
@@ -283,8 +291,11 @@ def _check_email(read: Callable[[], str]) -> availability.Availability:
     """Check an address within the limits of its caller and of itself. Raises RetryLater, and what reading raises."""
     try:
         rate_limits.hold_to(rate_limits.CHECK_EMAIL, who=rate_limits.caller())
+        settings: Settings = current_app.config["SETTINGS"]
         return availability.check_email(
-            read(), admit=lambda key: rate_limits.hold_to(rate_limits.CHECK_ONE_EMAIL, who=key)
+            read(),
+            admit=lambda key: rate_limits.hold_to(rate_limits.CHECK_ONE_EMAIL, who=key),
+            is_neutral=settings.account_privacy != "open",
         )
     except RateLimited:
         availability.count_refused()
@@ -344,7 +355,7 @@ def _queued(queued: waiting_room.Queued) -> Response:
 def _ticket() -> str | None:
     ticket = request.headers.get("X-Registration-Ticket")
     if ticket is not None and len(ticket) > _LONGEST_TICKET:
-        raise waiting_room.NotATicket
+        raise NotATicket
     return ticket or None
 
 

@@ -76,9 +76,11 @@ class Checks:
 checks = Checks()
 
 
-def check_email(text: str, *, admit: Callable[[str], None]) -> Availability:
+def check_email(text: str, *, admit: Callable[[str], None], is_neutral: bool = False) -> Availability:
     """Say whether the address can be registered. A hint only: the registration itself decides.
 
+    `is_neutral`: every well-formed address is called available, after the same look-up and so in the same time,
+    because who has an account is nobody's business (ACCOUNT_PRIVACY).
     `admit` is called with the address's key before the database is asked, and may raise RateLimited. Raises
     Unavailable when the database does not answer, whatever the trouble: the client then shows no sign at all.
     """
@@ -93,7 +95,7 @@ def check_email(text: str, *, admit: Callable[[str], None]) -> Availability:
     except SQLAlchemyError as error:
         log.warning("email_not_checked", kind=type(error).__name__)
         raise Unavailable from error
-    if is_taken:
+    if is_taken and not is_neutral:
         _count("checked", "taken")
         return Availability(False, "This address already has an account.", "already_exists")
     _count("checked")

@@ -82,6 +82,7 @@ class SignInForm(FlaskForm):
 class WaitingForm(FlaskForm):
     """The password once more, at one's turn in the waiting room; everything else was kept."""
 
+    ticket = HiddenField()
     password = PasswordField("Password", validators=[InputRequired("Type your password once more.")])
 
 

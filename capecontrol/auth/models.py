@@ -111,7 +111,7 @@ class RegistrationTicket(db.Model):  # type: ignore[name-defined]
         Index(
             "ix_registration_tickets_at_turn",
             "turn_at",
-            postgresql_where=text("turn_at IS NOT NULL AND done_at IS NULL"),
+            postgresql_where=text("turn_at IS NOT NULL"),
         ),
         # One living ticket for an address, so that nobody fills the room with one.
         Index(

@@ -6,18 +6,19 @@ are cores, and registrations have permits apart from sign-ins: a storm of one ne
 
 import itertools
 import re
+import sys
 import threading
 import unicodedata
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib import import_module
 from typing import TypeVar
 
 import bcrypt
 from argon2 import PasswordHasher, extract_parameters
 from argon2.exceptions import InvalidHashError, VerificationError
-from zxcvbn.frequency_lists import FREQUENCY_LISTS
 
 from capecontrol import clock
 from capecontrol.errors import Overloaded
@@ -40,79 +41,111 @@ Result = TypeVar("Result")
 class Gate:
     """Permits for hashing: few run, few wait, nobody waits longer than a second.
 
-    What is admitted runs on a thread of the gate's own, one for each permit. The C library keeps a hash's 19 MiB for
-    the thread that asked for them: on the requests' threads that is 300 MB in a process, and giving them back each
-    time costs half as much again as the hash, in page faults. So memory is bounded by permits, and stays warm.
+    What is admitted runs on threads that do nothing else, as many as a gate has permits. The C library keeps a hash's
+    19 MiB for the thread that asked for them: on the requests' threads that is 300 MB in a process, and giving them
+    back each time costs half as much again as the hash, in page faults. So memory is bounded, and stays warm.
     """
 
-    def __init__(self, permits: int, waiters: int) -> None:
-        self._permits = threading.BoundedSemaphore(permits)
-        self._waiting = threading.BoundedSemaphore(permits + waiters)
-        self._threads = ThreadPoolExecutor(permits, thread_name_prefix="hash")
+    def __init__(
+        self, permits: int, waiters: int, *, seconds: float = 0.0, threads: ThreadPoolExecutor | None = None
+    ) -> None:
+        """Admit so many at a time and let so many wait; `seconds` is what one takes, until it is known.
+
+        Gates may share their `threads`: then somebody admitted waits for what the others have under way, and no more.
+        """
+        self._permits = permits
+        self._free = threading.BoundedSemaphore(permits)
+        self._places = permits + waiters
+        self._inside = 0
+        self._counting = threading.Lock()
+        self._threads = threads or ThreadPoolExecutor(permits, thread_name_prefix="hash")
+        self.seconds = seconds
 
     def run(self, work: Callable[[], Result]) -> Result:
         """Do the work with a permit and return its result.
 
-        Raises Overloaded at once when too many wait already, or after the wait, which ends with the request's budget:
-        work whose caller has left is not begun.
+        Raises Overloaded at once where too many wait already, or where those before would take longer than anybody
+        waits; and after the wait, which ends with the request's budget: work whose caller has left is not begun.
         """
-        if not self._waiting.acquire(blocking=False):
-            raise Overloaded
+        self._enter()
         try:
             with clock.timed("gate"):
-                wait = min(GATE_WAIT_SECONDS, max(0.0, clock.seconds_left()))
-                is_admitted = self._permits.acquire(timeout=wait)
+                wait = min(GATE_WAIT_SECONDS, clock.seconds_left())
+                is_admitted = wait > 0 and self._free.acquire(timeout=wait)
             if not is_admitted:
                 raise Overloaded
             try:
                 with clock.timed("hash"):
-                    return self._threads.submit(work).result()
+                    result, processor_milliseconds = self._threads.submit(self._measured, work).result()
+                clock.add_timing("hash_cpu", processor_milliseconds)
+                return result
             finally:
-                self._permits.release()
+                self._free.release()
         finally:
-            self._waiting.release()
+            self._leave()
+
+    def _enter(self) -> None:
+        with self._counting:
+            before = self._inside - self._permits
+            takes_too_long = (before + 1) * self.seconds / self._permits > GATE_WAIT_SECONDS
+            if self._inside >= self._places or (before >= 0 and takes_too_long):
+                raise Overloaded
+            self._inside += 1
+
+    def _leave(self) -> None:
+        with self._counting:
+            self._inside -= 1
+
+    def _measured(self, work: Callable[[], Result]) -> tuple[Result, float]:
+        watch = clock.Stopwatch()
+        try:
+            result = work()
+        finally:
+            # An average that forgets slowly; two threads writing it at once lose a sample, which costs nothing.
+            self.seconds += (watch.milliseconds() / 1000 - self.seconds) / 16
+        return result, watch.processor_milliseconds()
 
 
 @dataclass(slots=True)
 class _Hashing:
     hasher: PasswordHasher
-    seconds: float
     registration: Gate
     sign_in: Gate
     decoy: str
 
 
 def configure(*, slots: int, threads: int, memory_kib: int, passes: int) -> None:
-    """Set the hash's cost and the gate's size for this process: `slots` hashes at a time for registrations and as many
-    for sign-ins. Registrations may occupy half the threads and sign-ins a quarter, so that a quarter always answers."""
+    """Set the hash's cost and the gates' size for this process.
+
+    `slots` hashes run at a time; as many registrations and as many sign-ins have permits and take turns, so that
+    neither stops the other. Registrations may occupy half the threads and sign-ins a quarter: a quarter always answers.
+    """
     global _hashing
-    hasher = PasswordHasher(time_cost=passes, memory_cost=memory_kib, parallelism=1)
+    _listed()  # now, and not in the first registration
+    seconds = _FIRST_GUESS_SECONDS * passes / 2 * memory_kib / 19456
+    hashers = ThreadPoolExecutor(slots, thread_name_prefix="hash")
     _hashing = _Hashing(
-        hasher=hasher,
-        seconds=_FIRST_GUESS_SECONDS * passes / 2 * memory_kib / 19456,
-        registration=Gate(slots, waiters=max(1, threads // 2 - slots)),
-        sign_in=Gate(slots, waiters=max(1, threads // 4 - slots)),
+        hasher=PasswordHasher(time_cost=passes, memory_cost=memory_kib, parallelism=1),
+        registration=_gate(slots, threads // 2, seconds, hashers),
+        sign_in=_gate(slots, threads // 4, seconds, hashers),
         decoy=_decoy(passes, memory_kib),
     )
+
+
+def _gate(slots: int, places: int, seconds: float, hashers: ThreadPoolExecutor) -> Gate:
+    permits = min(slots, places)
+    return Gate(permits, waiters=places - permits, seconds=seconds, threads=hashers)
 
 
 def hash_for_registration(password: str) -> str:
     """Return the argon2id hash. Raises Overloaded when the gate is full."""
     hashing = _ready()
-
-    def work() -> str:
-        started = clock.monotonic()
-        password_hash = hashing.hasher.hash(_normal(password))
-        # An average that forgets slowly; two threads writing it at once lose a sample, which costs nothing.
-        hashing.seconds += (clock.monotonic() - started - hashing.seconds) / 16
-        return password_hash
-
-    return hashing.registration.run(work)
+    return hashing.registration.run(lambda: hashing.hasher.hash(_normal(password)))
 
 
 def seconds_per_hash() -> float:
     """Return what a hash takes here lately, in seconds, for estimates of how long others wait."""
-    return max(0.001, _ready().seconds)
+    return max(0.001, _ready().registration.seconds)
 
 
 def verify_for_registration(password_hash: str | None, password: str) -> bool:
@@ -250,7 +283,11 @@ def _is_a_row(text: str) -> bool:
 
 @lru_cache(maxsize=1)
 def _listed() -> frozenset[str]:
-    return frozenset(FREQUENCY_LISTS["passwords"])
+    """Return zxcvbn's list of common and breached passwords, and let the rest of zxcvbn go: 15 MB of other words."""
+    listed = frozenset(import_module("zxcvbn.frequency_lists").FREQUENCY_LISTS["passwords"])
+    for module in [name for name in sys.modules if name.partition(".")[0] == "zxcvbn"]:
+        del sys.modules[module]
+    return listed
 
 
 _hashing: _Hashing | None = None

@@ -2,8 +2,10 @@
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import structlog
@@ -19,9 +21,13 @@ from capecontrol.auth import email_addresses, passwords, waiting_room
 from capecontrol.auth.credentials import Credential, Mint, end_session_of
 from capecontrol.auth.email_addresses import EmailAddress
 from capecontrol.auth.models import IdempotencyKey, User
+from capecontrol.auth.tickets import NotATicket
 from capecontrol.database import is_passing
 from capecontrol.errors import Conflict, DomainError, Invalid, Overloaded, RetryLater, Unavailable
 from capecontrol.extensions import db
+
+TurnedAway = Callable[[], Overloaded]
+"""Says what somebody is told whom the gate cannot take."""
 
 KEY_LASTS = timedelta(hours=24)
 _SCOPE = "registration"
@@ -124,21 +130,25 @@ def register(
     try:
         address = _checked(application)
         fingerprint = _fingerprint(application, address)
+        turned_away = partial(waiting_room.turned_away, address.key, ticket)
+        room = waiting_room.look()
         known = _known(address, idempotency_key)  # spares the hash; the insert below is what decides
-        db.session.rollback()  # no connection is held while waiting and hashing
         if known.key_owner is not None:
-            return _repeat(known, fingerprint, application.password, mint)
+            return _repeat(known, fingerprint, application, actor=actor, mint=mint, turned_away=turned_away)
         if known.is_taken:
             raise EmailTaken
-        ticket_id = waiting_room.admit(address.key, ticket)
-        password_hash = _hash(application.password, address, ticket)
+        ticket_id = waiting_room.admit(address.key, ticket, room)
+        try:
+            password_hash = passwords.hash_for_registration(application.password)
+        except Overloaded:
+            raise turned_away() from None
         user = _insert_account(application, address, password_hash)
         if user is None:
             known = _known(address, idempotency_key)
             db.session.rollback()
             if known.key_owner is None:
                 raise EmailTaken
-            return _repeat(known, fingerprint, application.password, mint)
+            return _repeat(known, fingerprint, application, actor=actor, mint=mint, turned_away=turned_away)
         if idempotency_key is not None:
             _keep_key(idempotency_key, fingerprint, user)
         if ticket_id is not None:
@@ -203,14 +213,6 @@ def _checked(application: Application) -> EmailAddress:
     return address
 
 
-def _hash(password: str, address: EmailAddress, ticket: str | None) -> str:
-    """Hash behind the gate. Raises what somebody is told whom the gate cannot take."""
-    try:
-        return passwords.hash_for_registration(password)
-    except Overloaded:
-        raise waiting_room.turned_away(address.key, ticket) from None
-
-
 def _known(address: EmailAddress, key: str | None) -> _Known:
     """Look for the address and the key. One statement, since account and key become visible together: a twin's commit
     between two questions would make a repeat look like a taken address."""
@@ -266,16 +268,29 @@ def _keep_key(key: str, fingerprint: str, user: User) -> None:
         raise KeyUsedDifferently
 
 
-def _repeat(known: _Known, fingerprint: str, password: str, mint: Mint) -> Registered:
+def _repeat(
+    known: _Known,
+    fingerprint: str,
+    application: Application,
+    *,
+    actor: Actor | None,
+    mint: Mint,
+    turned_away: TurnedAway,
+) -> Registered:
     """Answer a repeated registration as the first time: no answer is stored, so the password is asked again."""
-    same_details = known.fingerprint == fingerprint
-    user = db.session.get_one(User, known.key_owner)
-    password_hash, user_id = user.password_hash, user.id
-    is_open = user.is_active
+    user = db.session.get(User, known.key_owner)
+    password_hash = user.password_hash if user is not None and user.is_active else None
     db.session.rollback()
-    if not is_open or not same_details or not passwords.verify_for_registration(password_hash, password):
+    if password_hash is None or known.fingerprint != fingerprint:
         raise KeyUsedDifferently
-    user = db.session.get_one(User, user_id)
+    try:
+        is_right = passwords.verify_for_registration(password_hash, application.password)
+    except Overloaded:
+        raise turned_away() from None
+    user = db.session.get(User, known.key_owner)
+    if user is None or not is_right:
+        raise KeyUsedDifferently
+    end_session_of(actor)
     credential = mint(user)
     record(
         events.USER_LOGIN,
@@ -303,7 +318,7 @@ def _reason(refusal: DomainError) -> str:
         EmailTaken: "email_taken",
         KeyUsedDifferently: "key_used_differently",
         waiting_room.TicketSpent: "ticket_spent",
-        waiting_room.NotATicket: "no_ticket_of_ours",
+        NotATicket: "no_ticket_of_ours",
     }
     return next((word for kind, word in reasons.items() if isinstance(refusal, kind)), "invalid_input")
 

@@ -239,11 +239,12 @@ class QueuedAnswer(BaseModel):
 
 
 class PlaceAnswer(BaseModel):
-    """V9."""
+    """V9; at one's turn `seconds_left` says how long it is still kept."""
 
     status: Literal["waiting", "ready", "done", "expired"]
     place: int
     eta_seconds: int
+    seconds_left: int
     detail: str
 
 

@@ -15,7 +15,9 @@ from capecontrol.auth import sign_in as signing_in
 from capecontrol.auth.credentials import Browser, Credential
 from capecontrol.auth.forms import RegisterForm, SignInForm, WaitingForm, add_errors
 from capecontrol.auth.identity import SignedIn, login_required, public
+from capecontrol.auth.tickets import NotATicket
 from capecontrol.auth.waiting_cookie import Kept
+from capecontrol.auth.waiting_room import Place
 from capecontrol.errors import DomainError, Invalid, RateLimited, RetryLater, SignInRequired
 from capecontrol.web import rate_limits
 from capecontrol.web.error_handlers import status_of
@@ -23,7 +25,7 @@ from capecontrol.web.error_handlers import status_of
 pages = Blueprint("auth", __name__)
 
 _WAITING_IS_OVER = (
-    waiting_room.NotATicket,
+    NotATicket,
     waiting_room.TicketSpent,
     registration.EmailTaken,
     registration.KeyUsedDifferently,
@@ -85,7 +87,7 @@ def register() -> Answer:
         add_errors(form, refusal.errors)
         return _again(form, status_of(refusal))
     except waiting_room.Queued as queued:
-        return waiting_cookie.give(redirect(url_for("auth.wait"), code=303), _kept(form), queued.ticket)
+        return waiting_cookie.give(redirect(url_for("auth.wait"), code=303), _kept(form), queued)
     except RetryLater as busy:
         return _busy(form, busy)
     _enter(done.user, done.credential, is_remembered=False)
@@ -103,10 +105,34 @@ def wait() -> Answer:
     form = WaitingForm()
     try:
         if request.method == "GET":
-            return _waiting(form, kept)
-        if not form.validate():
-            return _waiting(form, kept), 422
-        rate_limits.hold_to(rate_limits.REGISTER, who=rate_limits.caller())
+            return _waiting(form, kept, waiting_room.get_place(kept.ticket))
+        return _finish_waiting(form, kept)
+    except waiting_room.Queued as queued:
+        page = _waiting(form, kept, queued.place, ticket=queued.ticket)
+        answer = current_app.make_response((page, 503, {"Retry-After": str(queued.retry_after)}))
+        return waiting_cookie.give(answer, kept, queued)
+    except _WAITING_IS_OVER as over:
+        flash(over.detail, "warning")
+        return waiting_cookie.take_back(redirect(url_for("auth.register"), code=303))
+    except RetryLater as busy:
+        # The page is drawn from what the browser keeps: it looks again by itself, also without scripts.
+        form.form_errors.append(f"Your place is kept. {busy.detail}")
+        page = _waiting(form, kept, waiting_room.UNKNOWN_PLACE)
+        return page, status_of(busy), {"Retry-After": str(busy.retry_after)}
+
+
+def _finish_waiting(form: WaitingForm, kept: Kept) -> Answer:
+    """Open the account at one's turn. Raises what keeps one waiting, and what ends it."""
+    if not form.validate():
+        return _waiting(form, kept, waiting_room.get_place(kept.ticket)), 422
+    if not _is_for_same_address(form.ticket.data, kept.ticket):
+        # Sent from an older tab: with its password somebody else's account would be opened.
+        form.form_errors.append(
+            f"Another form was sent from this browser since, for {kept.email}, and this page now waits with that one. "
+            "For the other address, please fill in the form again."
+        )
+        return _waiting(form, kept, waiting_room.get_place(kept.ticket)), 409
+    try:
         done = registration.register(
             registration.Application(
                 email=kept.email,
@@ -121,19 +147,21 @@ def wait() -> Answer:
             idempotency_key=kept.idempotency_key,
             ticket=kept.ticket,
         )
-    except waiting_room.Queued as queued:
-        page = current_app.make_response((_waiting(form, kept, ticket=queued.ticket), 503))
-        page.headers["Retry-After"] = str(queued.retry_after)
-        return waiting_cookie.give(page, kept, queued.ticket)
-    except _WAITING_IS_OVER as over:
-        flash(over.detail, "warning")
-        return waiting_cookie.take_back(redirect(url_for("auth.register"), code=303))
+    except _WAITING_IS_OVER:
+        raise
     except Invalid as refusal:
         add_errors(form, refusal.errors)
-        return _waiting(form, kept), status_of(refusal)
+        return _waiting(form, kept, waiting_room.get_place(kept.ticket)), status_of(refusal)
     _enter(done.user, done.credential, is_remembered=False)
     flash(f"Welcome, {done.user.full_name}. Your account is open.", "success")
     return waiting_cookie.take_back(redirect(url_for("conversations.list_all"), code=303))
+
+
+def _is_for_same_address(ticket: str | None, kept: str) -> bool:
+    try:
+        return not ticket or waiting_room.is_for_same_address(ticket, kept)
+    except NotATicket:
+        return False
 
 
 @pages.post("/register/waiting/keep")
@@ -151,7 +179,7 @@ def keep_turn() -> Answer:
 def leave_queue() -> Answer:
     """Give one's place up."""
     kept = waiting_cookie.read()
-    if kept is not None:
+    if kept is not None and kept.is_own:
         waiting_room.leave(kept.ticket)
     return waiting_cookie.take_back(redirect(url_for("auth.register"), code=303))
 
@@ -291,13 +319,13 @@ def _kept(form: RegisterForm) -> Kept:
     )
 
 
-def _waiting(form: WaitingForm, kept: Kept, *, ticket: str | None = None) -> str:
-    ticket = ticket or kept.ticket
+def _waiting(form: WaitingForm, kept: Kept, place: Place, *, ticket: str | None = None) -> str:
+    form.ticket.data = ticket or kept.ticket
     return render_template(
         "auth/wait.html",
         form=form,
-        place=waiting_room.get_place(ticket),
-        ticket=ticket,
+        place=place,
+        ticket=form.ticket.data,
         application=kept,
         turn_seconds=waiting_room.TURN_LASTS_SECONDS,
     )

@@ -7,6 +7,7 @@ from flask import current_app, request
 from itsdangerous import BadSignature, URLSafeTimedSerializer
 from werkzeug.wrappers import Response
 
+from capecontrol.auth.waiting_room import Queued
 from capecontrol.config import Settings
 
 LASTS_SECONDS = 3600
@@ -17,7 +18,11 @@ Answer = TypeVar("Answer", bound=Response)
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """A filled-in form and the place it waits for. A password is no part of it."""
+    """A filled-in form and the place it waits for. A password is no part of it.
+
+    `is_own` says whether this browser drew the ticket. Whoever sends the same address is given the same place, but may
+    not give up somebody else's.
+    """
 
     ticket: str
     idempotency_key: str | None
@@ -25,6 +30,7 @@ class Kept:
     full_name: str
     user_role: str
     company_name: str | None
+    is_own: bool = False
 
 
 def read() -> Kept | None:
@@ -35,9 +41,11 @@ def read() -> Kept | None:
         return None
 
 
-def give(answer: Answer, kept: Kept, ticket: str) -> Answer:
-    """Let the browser keep the form with this ticket."""
-    kept = replace(kept, ticket=ticket)
+def give(answer: Answer, kept: Kept, queued: Queued) -> Answer:
+    """Let the browser keep the form with the ticket it was given."""
+    before = read()
+    is_own = queued.is_new or (before is not None and before.is_own and before.ticket == queued.ticket)
+    kept = replace(kept, ticket=queued.ticket, is_own=is_own)
     value = _signer().dumps(asdict(kept))
     if len(value) > _LARGEST:
         value = _signer().dumps(asdict(replace(kept, company_name=None)))  # optional, and the only one so long

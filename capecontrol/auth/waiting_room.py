@@ -1,93 +1,86 @@
-"""The waiting room in front of the hash: ordered tickets, places, estimates, turns; shared by all processes.
+"""The waiting room in front of the hash: ordered tickets, places and estimates, shared by all processes.
 
 The server stores the ticket, never the form and never the password. A ticket is signed, so a poll of somebody who
-still waits costs no query: the place is the ticket's number less the number the turns have come to, a figure that
-each process reads at most four times a second. Turns are given in order, as many at a time as will be used.
+still waits costs no query: the place is the ticket's number less the number the turns have come to (turns.py). All
+times are the database's, so that it does not matter whose clock is wrong.
 """
 
-import hashlib
 import hmac
 import math
-import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from typing import Any
 
-from itsdangerous import BadSignature, URLSafeSerializer
-from sqlalchemy import or_, select, text, update
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
 
-from capecontrol import clock, ids
-from capecontrol.auth import passwords
-from capecontrol.auth.models import RegistrationTicket
-from capecontrol.database import short_transaction
-from capecontrol.errors import Conflict, Invalid, Overloaded
+from capecontrol import ids
+from capecontrol.auth.tickets import NotATicket, Signer, Ticket
+from capecontrol.auth.turns import (
+    SHORTEST_POLL_SECONDS,
+    TICKET_LASTS_SECONDS,
+    TURN_LASTS_SECONDS,
+    Figure,
+    Turns,
+)
+from capecontrol.database import is_passing
+from capecontrol.errors import Conflict, Overloaded, Unavailable
 from capecontrol.extensions import db
 
-TURN_LASTS_SECONDS = 30
-TICKET_LASTS_SECONDS = 3600
-FIGURE_LASTS_SECONDS = 0.25
-SHORTEST_POLL_SECONDS = 2
 LONGEST_POLL_SECONDS = 30
+POLL_AT_TURN_SECONDS = 1
 MOST_WAITING = 20_000
 LONGEST_WAIT_SECONDS = 1800
 """Who would wait longer than this is told to come another time, at once."""
 
-_UNCLAIMED_SECONDS = 3
-"""A turn nobody has come for by then holds no one up any more; it can still be used until it is over."""
-
-_CLAIMED_SECONDS = 3
-_RATE_OVER_SECONDS = 10
-_ENOUGH_TO_LEARN_FROM = 20
-"""Registrations within ten seconds that tell the pace, from the first of them on; with fewer, the hash's own time."""
-
-
-# "waitroom" in hexadecimal: turns are given by one process at a time.
-_ADVISORY_LOCK = 0x77616974_726F6F6D
-
-_GIVE_TURNS = text(
-    """
-    UPDATE registration_tickets SET turn_at = clock_timestamp()
-    WHERE id IN (
-        SELECT id FROM registration_tickets
-        WHERE turn_at IS NULL AND left_at IS NULL AND created_at > clock_timestamp() - make_interval(secs => :lasts)
-        ORDER BY number
-        LIMIT greatest(0, :most - (
-            SELECT count(*) FROM registration_tickets
-            WHERE turn_at > clock_timestamp() - make_interval(secs => :turn) AND done_at IS NULL AND left_at IS NULL
-              AND coalesce(claimed_at + make_interval(secs => :claimed), turn_at + make_interval(secs => :unclaimed))
-                  > clock_timestamp()
-        ))
-    )
-    """
+# Plain text, because in a storm these are what a process does most: built anew by the ORM, they cost more than they do.
+_TIMES = {"lasts": TICKET_LASTS_SECONDS, "turn": TURN_LASTS_SECONDS}
+_IS_OVER = (
+    "(created_at <= clock_timestamp() - make_interval(secs => :lasts) "
+    "OR turn_at <= clock_timestamp() - make_interval(secs => :turn))"
 )
-_READ = text(
-    """
-    WITH waiting AS (
-        SELECT min(number) AS first, count(*) AS people FROM registration_tickets
-        WHERE turn_at IS NULL AND left_at IS NULL AND created_at > clock_timestamp() - make_interval(secs => :lasts)
-    )
-    SELECT
-        coalesce(waiting.first - 1, (SELECT max(number) FROM registration_tickets), 0) AS come_to,
-        waiting.people AS waiting,
-        done.people AS done,
-        extract(epoch FROM clock_timestamp() - done.first)::float AS over
-    FROM waiting, (
-        SELECT count(*) AS people, min(done_at) AS first FROM registration_tickets
-        WHERE done_at > clock_timestamp() - make_interval(secs => :over)
-    ) AS done
-    """
+_DRAW = text(
+    "INSERT INTO registration_tickets (id, email_mark, created_at) VALUES (:id, :mark, clock_timestamp()) "
+    "ON CONFLICT DO NOTHING RETURNING id, number, email_mark"
 )
+_END_OF_AN_OLDER_ONE = text(
+    "UPDATE registration_tickets SET left_at = clock_timestamp() "  # noqa: S608 -- our own words, as below
+    f"WHERE email_mark = :mark AND done_at IS NULL AND left_at IS NULL AND {_IS_OVER}"
+)
+_FIND = text(
+    "SELECT id, number, email_mark FROM registration_tickets WHERE email_mark = :mark AND done_at IS NULL "  # noqa: S608
+    f"AND left_at IS NULL AND {_IS_OVER} IS NOT TRUE"
+)
+_LOOK = text(
+    "SELECT turn_at IS NOT NULL AS has_turn, claimed_at IS NOT NULL AS is_claimed, "  # noqa: S608
+    "done_at IS NOT NULL AS is_done, "
+    f"left_at IS NULL AND {_IS_OVER} IS NOT TRUE AS is_living, "
+    "extract(epoch FROM turn_at + make_interval(secs => :turn) - clock_timestamp())::float AS seconds_left "
+    "FROM registration_tickets WHERE id = :id"
+)
+_CLAIM = text("UPDATE registration_tickets SET claimed_at = clock_timestamp() WHERE id = :id")
+_RENEW = text(
+    "UPDATE registration_tickets SET turn_at = clock_timestamp(), claimed_at = clock_timestamp() "
+    "WHERE id = :id AND done_at IS NULL AND left_at IS NULL "
+    "AND turn_at > clock_timestamp() - make_interval(secs => :turn) RETURNING id"
+)
+_USE = text(
+    "UPDATE registration_tickets SET done_at = clock_timestamp() WHERE id = :id AND done_at IS NULL RETURNING id"
+)
+_LEAVE = text("UPDATE registration_tickets SET left_at = clock_timestamp() WHERE id = :id AND done_at IS NULL")
 
 
 class Queued(Overloaded):
-    """The person has a place in the waiting room; nothing was done yet."""
+    """The person has a place in the waiting room; nothing was done yet. `is_new`: the ticket was drawn just now."""
 
     detail = "Many people are opening an account right now. You have a place in the queue."
 
-    def __init__(self, place: "Place", ticket: str) -> None:
+    def __init__(self, place: "Place", ticket: str, *, is_new: bool = False) -> None:
         super().__init__(place.detail, retry_after=place.poll_seconds)
         self.place = place
         self.ticket = ticket
+        self.is_new = is_new
 
 
 class TicketSpent(Conflict):
@@ -96,49 +89,26 @@ class TicketSpent(Conflict):
     detail = "This ticket has been used: its account is open. Sign in instead."
 
 
-class NotATicket(Invalid):
-    """The ticket is not one of ours, or belongs to another address."""
-
-    def __init__(self) -> None:
-        super().__init__({"ticket": ["This ticket is not valid for this registration. Send the form without it."]})
-
-
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where somebody stands: `place` counts from 1 and is 0 at one's turn; times in seconds."""
+    """Where somebody stands: `place` counts from 1 and is 0 at one's turn; `seconds_left` are those of the turn."""
 
     status: str
     place: int
     eta_seconds: int
     poll_seconds: int
     detail: str
+    seconds_left: int = 0
+
+
+UNKNOWN_PLACE = Place("unknown", 0, 0, 5, "We could not look your place up just now. It is kept.")
 
 
 @dataclass(frozen=True, slots=True)
-class _Ticket:
-    id: str
-    number: int
-    email_mark: str
-
-
-@dataclass(frozen=True, slots=True)
-class _Figure:
-    """What a process knows of the room, for a quarter of a second."""
-
-    come_to: int
-    waiting: int
-    rate: float
-    read_at: float
-
-
-@dataclass(slots=True)
 class _Room:
-    signer: URLSafeSerializer
-    secret: bytes
-    slots: int
+    signer: Signer
+    turns: Turns
     is_open: bool
-    figure: _Figure
-    lock: threading.Lock
 
 
 _room: _Room | None = None
@@ -147,22 +117,22 @@ _room: _Room | None = None
 def configure(*, secret_key: str, slots: int, is_open: bool) -> None:
     """Set the room up for this process. `slots` are the hashes at a time of all processes together."""
     global _room
-    _room = _Room(
-        signer=URLSafeSerializer(secret_key, salt="registration-ticket"),
-        secret=secret_key.encode(),
-        slots=slots,
-        is_open=is_open,
-        figure=_Figure(0, 0, 0.0, read_at=-math.inf),
-        lock=threading.Lock(),
-    )
+    _room = _Room(Signer(secret_key), Turns(slots), is_open)
 
 
 def forget_figure() -> None:
     """Read the room anew at the next question, whatever was read a moment ago."""
-    _ready().figure = _Figure(0, 0, 0.0, read_at=-math.inf)
+    _ready().turns.forget()
 
 
-def admit(email_key: str, ticket: str | None) -> str | None:
+def look() -> Figure | None:
+    """Return how the room is, or None where it is closed; to be asked before a connection is held. Raises
+    SQLAlchemyError."""
+    room = _ready()
+    return room.turns.current() if room.is_open else None
+
+
+def admit(email_key: str, ticket: str | None, figure: Figure | None) -> str | None:
     """Let a registration go on to the gate, and return the id of the ticket it comes with, if any.
 
     Who comes without a ticket while others wait gets one: order is kept. Who comes early keeps the place, and so does
@@ -170,86 +140,83 @@ def admit(email_key: str, ticket: str | None) -> str | None:
     TicketSpent, NotATicket, or Overloaded when the room itself is full. Holds no connection afterwards.
     """
     room = _ready()
-    if not room.is_open:
+    known = room.signer.read(ticket) if ticket is not None and room.is_open else None
+    if figure is not None and known is None and figure.waiting > 0:
+        waiting = _queue(email_key, figure)
+        if not isinstance(waiting, Queued) or waiting.place.status == "waiting":
+            raise waiting
+        known = room.signer.read(waiting.ticket)
+    db.session.rollback()  # no connection is held while waiting and hashing
+    if known is None:
         return None
-    if ticket is None:
-        if _current().waiting == 0:
-            return None
-        known = _living_ticket(email_key)
-        if known is None:
-            raise _queue(email_key)
-    else:
-        known = _read_ticket(ticket)
-    if not hmac.compare_digest(known.email_mark, _mark(email_key)):
+    if not hmac.compare_digest(known.email_mark, room.signer.mark(email_key)):
         raise NotATicket
     place = _place_of(known)
     if place.status == "done":
         raise TicketSpent
     if place.status == "expired":
-        raise _queue(email_key)
+        raise _queue(email_key, room.turns.current())
     if place.status == "waiting":
-        raise Queued(place, _written(known))
+        raise Queued(place, room.signer.write(known))
     return known.id
 
 
 def turned_away(email_key: str, ticket: str | None) -> Overloaded:
-    """Return what somebody is told whom the gate could not take: a place, or at their turn to come again at once."""
+    """Return what somebody is told whom the gate could not take: a place, or at their turn to come again at once.
+
+    That the gate was full is not theirs to pay for, so the turn begins anew.
+    """
     room = _ready()
     if not room.is_open:
         return Overloaded()
-    if ticket is not None:
-        return Queued(_at_turn(poll_seconds=1), ticket)
-    known = _living_ticket(email_key)
-    return Queued(_place_of(known), _written(known)) if known else _queue(email_key)
+    if ticket is not None and _renew_turn(room.signer.read(ticket)):
+        return Queued(_at_turn(TURN_LASTS_SECONDS, poll_seconds=POLL_AT_TURN_SECONDS), ticket)
+    return _queue(email_key, room.turns.current())
 
 
 def use(ticket_id: str) -> None:
     """Spend the ticket in the account's own transaction. Raises TicketSpent when a twin was quicker."""
-    spent = db.session.execute(
-        update(RegistrationTicket)
-        .where(RegistrationTicket.id == ticket_id, RegistrationTicket.done_at.is_(None))
-        .values(done_at=clock.now())
-        .returning(RegistrationTicket.id)
-    ).scalar_one_or_none()
-    if spent is None:
+    if db.session.execute(_USE, {"id": ticket_id}).scalar() is None:
         raise TicketSpent
 
 
+def is_ours(ticket: str) -> bool:
+    """Say whether the room has drawn this ticket; whoever has one was counted when it was drawn."""
+    try:
+        _ready().signer.read(ticket)
+    except NotATicket:
+        return False
+    return True
+
+
+def is_for_same_address(ticket: str, other: str) -> bool:
+    """Say whether two tickets of ours were drawn for one address. Raises NotATicket."""
+    signer = _ready().signer
+    return hmac.compare_digest(signer.read(ticket).email_mark, signer.read(other).email_mark)
+
+
 def get_place(ticket: str) -> Place:
-    """Return where the ticket stands; asks the database only from its turn on. Raises NotATicket."""
-    return _place_of(_read_ticket(ticket))
+    """Return where the ticket stands; asks the database only from its turn on. Raises NotATicket and Unavailable."""
+    with _or_unavailable():
+        return _place_of(_ready().signer.read(ticket))
 
 
-def keep(ticket: str) -> Place:
-    """Keep a turn for another 30 seconds. Raises NotATicket."""
-    known = _read_ticket(ticket)
-    db.session.execute(
-        update(RegistrationTicket)
-        .where(
-            RegistrationTicket.id == known.id,
-            RegistrationTicket.turn_at.is_not(None),
-            RegistrationTicket.done_at.is_(None),
-            RegistrationTicket.left_at.is_(None),
-        )
-        .values(turn_at=clock.now(), claimed_at=None)
-    )
-    db.session.commit()
-    return _place_of(known)
+def keep(ticket: str) -> None:
+    """Keep a turn that is not over yet for another 30 seconds. Raises NotATicket and Unavailable."""
+    with _or_unavailable():
+        _renew_turn(_ready().signer.read(ticket))
 
 
 def leave(ticket: str) -> None:
-    """Give the place up. Raises NotATicket."""
-    known = _read_ticket(ticket)
-    db.session.execute(
-        update(RegistrationTicket)
-        .where(RegistrationTicket.id == known.id, RegistrationTicket.done_at.is_(None))
-        .values(left_at=clock.now())
-    )
-    db.session.commit()
+    """Give the place up. Raises NotATicket and Unavailable."""
+    known = _ready().signer.read(ticket)
+    with _or_unavailable():
+        db.session.execute(_LEAVE, {"id": known.id})
+        db.session.commit()
 
 
 def forget_old_tickets() -> int:
-    """Delete tickets that ended, or were drawn, more than an hour ago; return how many."""
+    """Delete tickets that were drawn more than two hours ago, whose last turn is long over; return how many."""
     gone = db.session.execute(
         text("DELETE FROM registration_tickets WHERE created_at < clock_timestamp() - make_interval(secs => :age)"),
         {"age": TICKET_LASTS_SECONDS * 2},
@@ -258,115 +225,77 @@ def forget_old_tickets() -> int:
     return gone.rowcount  # type: ignore[attr-defined]
 
 
-def _queue(email_key: str) -> Overloaded:
-    """Draw a ticket at the end of the queue, or say at once that the room is full."""
-    figure = _current()
+def _queue(email_key: str, figure: Figure) -> Overloaded:
+    """Draw a ticket at the end of the queue, find the one the address has, or say at once that the room is full."""
     if figure.waiting >= MOST_WAITING or _eta(figure.waiting, figure) > LONGEST_WAIT_SECONDS:
         return Overloaded("So many people are waiting that we cannot take more. Please try later.", retry_after=60)
-    row = _draw(_mark(email_key))
-    if row is None:  # a twin was quicker: the place is the same
-        known = _living_ticket(email_key)
-        return Queued(_place_of(known), _written(known)) if known else Overloaded()
-    come_to = figure.come_to if figure.waiting else row.number - 1  # numbers of tickets never stored are no people
-    _ready().figure = figure = _Figure(come_to, figure.waiting + 1, figure.rate, figure.read_at)
-    place = _waiting(row.number, figure)
-    return Queued(place, _written(_Ticket(row.id, row.number, row.email_mark)))
-
-
-def _draw(mark: str) -> RegistrationTicket | None:
-    """Store a ticket, or return None when the address has a living one. One whose time is over gives way."""
-    now = clock.now()
-    db.session.execute(
-        update(RegistrationTicket)
-        .where(
-            RegistrationTicket.email_mark == mark,
-            RegistrationTicket.done_at.is_(None),
-            RegistrationTicket.left_at.is_(None),
-            or_(
-                RegistrationTicket.turn_at <= now - timedelta(seconds=TURN_LASTS_SECONDS),
-                RegistrationTicket.created_at <= now - timedelta(seconds=TICKET_LASTS_SECONDS),
-            ),
-        )
-        .values(left_at=now)
-    )
-    row = db.session.scalar(
-        insert(RegistrationTicket)
-        .values(id=ids.new_id(), email_mark=mark, created_at=now)
-        .on_conflict_do_nothing()
-        .returning(RegistrationTicket)
-    )
-    db.session.commit()
-    return row
-
-
-def _living_ticket(email_key: str) -> _Ticket | None:
-    """Return the ticket that was drawn for this address and can still be used."""
-    now = clock.now()
-    row = db.session.execute(
-        select(RegistrationTicket.id, RegistrationTicket.number, RegistrationTicket.email_mark)
-        .where(
-            RegistrationTicket.email_mark == _mark(email_key),
-            RegistrationTicket.done_at.is_(None),
-            RegistrationTicket.left_at.is_(None),
-            RegistrationTicket.created_at > now - timedelta(seconds=TICKET_LASTS_SECONDS),
-            or_(
-                RegistrationTicket.turn_at.is_(None),
-                RegistrationTicket.turn_at > now - timedelta(seconds=TURN_LASTS_SECONDS),
-            ),
-        )
-        .order_by(RegistrationTicket.number)
-        .limit(1)
-    ).one_or_none()
+    room = _ready()
+    mark = room.signer.mark(email_key)
+    drawn = _draw(mark)
+    if drawn is not None:
+        # One more than waited a moment ago; the number would also count tickets that were never stored as people.
+        place = min(figure.waiting + 1, max(1, drawn.number - figure.come_to))
+        return Queued(_waiting(place, figure), room.signer.write(drawn), is_new=True)
+    row = db.session.execute(_FIND, {"mark": mark, **_TIMES}).one_or_none()
     db.session.rollback()
-    return _Ticket(row.id, row.number, row.email_mark) if row else None
+    known = Ticket(*row) if row else None
+    return Queued(_place_of(known), room.signer.write(known)) if known else Overloaded()
 
 
-def _written(ticket: _Ticket) -> str:
-    return str(_ready().signer.dumps([ticket.id, ticket.number, ticket.email_mark]))
-
-
-def _place_of(ticket: _Ticket) -> Place:
-    figure = _current()
-    if ticket.number > figure.come_to:
-        return _waiting(ticket.number, figure)
-    row = db.session.execute(
-        select(
-            RegistrationTicket.turn_at,
-            RegistrationTicket.claimed_at,
-            RegistrationTicket.done_at,
-            RegistrationTicket.left_at,
-        ).where(RegistrationTicket.id == ticket.id)
-    ).one_or_none()
-    if row is not None and row.done_at is not None:
-        db.session.rollback()
-        return Place("done", 0, 0, LONGEST_POLL_SECONDS, "Your account is open. Sign in.")
-    if row is None or row.left_at is not None or row.turn_at is None or _is_over(row.turn_at):
-        db.session.rollback()
-        return Place(
-            "expired", 0, 0, LONGEST_POLL_SECONDS, "Your turn has passed. Send the form again for a new place."
-        )
-    if row.claimed_at is None:
-        db.session.execute(
-            update(RegistrationTicket).where(RegistrationTicket.id == ticket.id).values(claimed_at=clock.now())
-        )
+def _draw(mark: str) -> Ticket | None:
+    """Store a ticket, or return None when the address has a living one. One whose time is over gives way."""
+    row = db.session.execute(_DRAW, {"id": ids.new_id(), "mark": mark}).one_or_none()
+    if row is None and db.session.execute(_END_OF_AN_OLDER_ONE, {"mark": mark, **_TIMES}).rowcount:  # type: ignore[attr-defined]
+        row = db.session.execute(_DRAW, {"id": ids.new_id(), "mark": mark}).one_or_none()
     db.session.commit()
-    return _at_turn(poll_seconds=SHORTEST_POLL_SECONDS)
+    return Ticket(*row) if row else None
 
 
-def _waiting(number: int, figure: _Figure) -> Place:
-    place = max(1, number - figure.come_to)
+def _renew_turn(ticket: Ticket) -> bool:
+    """Let a turn begin anew; say whether there was one that was not over."""
+    is_renewed = db.session.execute(_RENEW, {"id": ticket.id, **_TIMES}).scalar() is not None
+    db.session.commit()
+    return is_renewed
+
+
+def _place_of(ticket: Ticket) -> Place:
+    figure = _ready().turns.current(drawn=ticket.number)
+    if ticket.number > figure.come_to:
+        return _waiting(max(1, min(ticket.number - figure.come_to, figure.waiting)), figure)
+    row = db.session.execute(_LOOK, {"id": ticket.id, **_TIMES}).one_or_none()
+    place = _place_in(row, figure)
+    if row is not None and place.status == "ready" and not row.is_claimed:
+        db.session.execute(_CLAIM, {"id": ticket.id})
+        db.session.commit()
+    else:
+        db.session.rollback()
+    return place
+
+
+def _place_in(row: Any, figure: Figure) -> Place:
+    """Return the place of a ticket that turns have come to, by its row; None where there is none any more."""
+    if row is not None and row.is_done:
+        return Place("done", 0, 0, LONGEST_POLL_SECONDS, "Your account is open. Sign in.")
+    if row is not None and row.is_living and not row.has_turn:
+        return _waiting(1, figure)  # drawn before another that was read already, and stored after it
+    if row is not None and row.is_living:
+        return _at_turn(math.ceil(row.seconds_left), poll_seconds=SHORTEST_POLL_SECONDS)
+    return Place("expired", 0, 0, LONGEST_POLL_SECONDS, "Your turn has passed. Send the form again for a new place.")
+
+
+def _waiting(place: int, figure: Figure) -> Place:
     eta = _eta(place, figure)
     poll = min(LONGEST_POLL_SECONDS, max(SHORTEST_POLL_SECONDS, round(eta / 4)))
     people = "You are next" if place == 1 else f"{place - 1:,} {'person is' if place == 2 else 'people are'} before you"
     return Place("waiting", place, eta, poll, f"{people}. Your turn comes in about {_in_words(eta)}.")
 
 
-def _at_turn(*, poll_seconds: int) -> Place:
-    return Place("ready", 0, 0, poll_seconds, "It is your turn. Send the form again now.")
+def _at_turn(seconds_left: int, *, poll_seconds: int) -> Place:
+    return Place("ready", 0, 0, poll_seconds, "It is your turn. Send the form again now.", seconds_left)
 
 
-def _eta(place: int, figure: _Figure) -> int:
-    return max(1, math.ceil(place / figure.rate)) if figure.rate else 1
+def _eta(place: int, figure: Figure) -> int:
+    return max(1, math.ceil(place / figure.pace))
 
 
 def _in_words(seconds: int) -> str:
@@ -376,57 +305,16 @@ def _in_words(seconds: int) -> str:
     return f"{minutes} {'minute' if minutes == 1 else 'minutes'}"
 
 
-def _is_over(turn_at: datetime) -> bool:
-    return (clock.now() - turn_at).total_seconds() > TURN_LASTS_SECONDS
-
-
-def _current() -> _Figure:
-    """Return the room's figure, read anew when it is older than a quarter of a second; one thread reads at a time."""
-    room = _ready()
-    if clock.monotonic() - room.figure.read_at <= FIGURE_LASTS_SECONDS or not room.lock.acquire(blocking=False):
-        return room.figure
+@contextmanager
+def _or_unavailable() -> Iterator[None]:
+    """Say in our own words that the database does not answer."""
     try:
-        room.figure = _read_figure(room)
-    finally:
-        room.lock.release()
-    return room.figure
-
-
-def _read_figure(room: _Room) -> _Figure:
-    with short_transaction(pool=None) as connection:
-        figure = connection.execute(_READ, {"over": _RATE_OVER_SECONDS, "lasts": TICKET_LASTS_SECONDS}).one()
-        possible = room.slots / passwords.seconds_per_hash()
-        rate = figure.done / max(1.0, figure.over) if figure.done >= _ENOUGH_TO_LEARN_FROM else possible
-        if figure.waiting and connection.scalar(
-            text("SELECT pg_try_advisory_xact_lock(:lock)"), {"lock": _ADVISORY_LOCK}
-        ):
-            connection.execute(
-                _GIVE_TURNS,
-                {
-                    # By what is possible too: a room that only gave as many turns as were used lately would keep to
-                    # whatever pace it began with.
-                    "most": max(4 * room.slots, math.ceil(max(rate, possible) * (SHORTEST_POLL_SECONDS + 0.5))),
-                    "lasts": TICKET_LASTS_SECONDS,
-                    "turn": TURN_LASTS_SECONDS,
-                    "claimed": _CLAIMED_SECONDS,
-                    "unclaimed": _UNCLAIMED_SECONDS,
-                },
-            )
-            figure = connection.execute(_READ, {"over": _RATE_OVER_SECONDS, "lasts": TICKET_LASTS_SECONDS}).one()
-    return _Figure(figure.come_to, figure.waiting, rate, clock.monotonic())
-
-
-def _read_ticket(ticket: str) -> _Ticket:
-    try:
-        known = _ready().signer.loads(ticket)
-        return _Ticket(str(known[0]), int(known[1]), str(known[2]))
-    except (BadSignature, TypeError, ValueError, IndexError, KeyError):
-        raise NotATicket from None
-
-
-def _mark(email_key: str) -> str:
-    """Return what binds a ticket to its address without telling the address."""
-    return hmac.new(_ready().secret, b"ticket|" + email_key.encode(), hashlib.sha256).hexdigest()[:24]
+        yield
+    except SQLAlchemyError as failure:
+        db.session.rollback()
+        if is_passing(failure):
+            raise Unavailable from failure
+        raise
 
 
 def _ready() -> _Room:

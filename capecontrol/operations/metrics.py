@@ -2,7 +2,6 @@
 
 import hmac
 import os
-import time
 from functools import cache
 
 from flask import Blueprint, Response, current_app, g, request
@@ -42,8 +41,8 @@ def count(response: Response) -> Response:
     """Count a request by its endpoint; the address itself could be anything and may hold an e-mail address."""
     endpoint = request.endpoint or "none"
     _answered(endpoint, response.status_code).inc()
-    if "started" in g:
-        _took(endpoint).observe(time.perf_counter() - g.started)
+    if "watch" in g:
+        _took(endpoint).observe(g.watch.milliseconds() / 1000)
     return response
 
 

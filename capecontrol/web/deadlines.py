@@ -1,5 +1,6 @@
 """The request's budget: work whose caller has waited too long is dropped before it starts."""
 
+import math
 import time
 
 from flask import Flask, request
@@ -9,7 +10,8 @@ from capecontrol.errors import Overloaded
 
 BUDGET_SECONDS = 8.0
 _OLDEST_BELIEVED_SECONDS = 60.0
-_UNBUDGETED = {"static", "operations.healthz"}
+# The waiting room's page is drawn from what the browser keeps, and goes on looking by itself without scripts too.
+_UNBUDGETED = {"static", "operations.healthz", "auth.wait"}
 
 
 def init_app(app: Flask) -> None:
@@ -22,6 +24,10 @@ def init_app(app: Flask) -> None:
         clock.set_deadline(clock.monotonic() + BUDGET_SECONDS - waited)
         if waited >= BUDGET_SECONDS and request.endpoint not in _UNBUDGETED:
             raise Overloaded("This took too long to reach us, so nothing was done. Please try again.")
+
+    @app.teardown_request
+    def end_budget(_: BaseException | None) -> None:
+        clock.set_deadline(math.inf)  # what comes afterwards, such as a stream's body, has limits of its own
 
 
 def queued_seconds(header: str | None, *, now: float) -> float:

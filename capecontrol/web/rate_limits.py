@@ -159,13 +159,15 @@ def init_app(app: Flask) -> None:
     app.extensions[_EXTENSION] = HotCounts()
 
 
-def limited(limit: Limit) -> Callable[[View], View]:
-    """Hold a view to a limit per caller's address. The view answers 429 beyond it."""
+def limited(limit: Limit, *, unless: Callable[[], bool] = lambda: False) -> Callable[[View], View]:
+    """Hold a view to a limit per caller's address, `unless` says that this call was counted before. The view answers
+    429 beyond it."""
 
     def decorate(view: View) -> View:
         @wraps(view)
         def held(*args: Any, **kwargs: Any) -> Any:
-            hold_to(limit, who=caller())
+            if not unless():
+                hold_to(limit, who=caller())
             return view(*args, **kwargs)
 
         held.limit = limit  # type: ignore[attr-defined]

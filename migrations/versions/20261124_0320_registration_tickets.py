@@ -28,7 +28,7 @@ def upgrade() -> None:
         "registration_tickets",
         ["turn_at"],
         unique=False,
-        postgresql_where=sa.text("turn_at IS NOT NULL AND done_at IS NULL"),
+        postgresql_where=sa.text("turn_at IS NOT NULL"),
     )
     op.create_index(op.f("ix_registration_tickets_created_at"), "registration_tickets", ["created_at"], unique=False)
     op.create_index(
@@ -64,6 +64,6 @@ def downgrade() -> None:
     op.drop_index(
         "ix_registration_tickets_at_turn",
         table_name="registration_tickets",
-        postgresql_where=sa.text("turn_at IS NOT NULL AND done_at IS NULL"),
+        postgresql_where=sa.text("turn_at IS NOT NULL"),
     )
     op.drop_table("registration_tickets")

@@ -22,14 +22,6 @@ export function endTurn(room) {
   delete room.querySelector("[data-turn-note]").dataset.ending;
 }
 
-/**
- * Return when a turn just heard of ends. It came at some moment since `seenWaiting`, the last answer that said
- * otherwise; to be sure, at the first. There is always time for the warning.
- */
-export function endOfTurn(lastsSeconds, seenWaiting = Date.now()) {
-  return Math.max(seenWaiting + lastsSeconds * 1000, Date.now() + WARN_BEFORE * 1000);
-}
-
 function showTimeLeft(room, left) {
   room.querySelector("[data-turn-words]").textContent = left
     ? `Your turn is kept for ${inWords(left)}. Need longer?`

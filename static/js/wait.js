@@ -6,7 +6,7 @@ import { offerReveal } from "./password_reveal.js";
 import { inWords, showFigures, showProgress } from "./queue_figures.js";
 import { showSteps } from "./steps.js";
 import { busyButton } from "./submit_once.js";
-import { endOfTurn, endTurn, startTurn } from "./turn.js";
+import { endTurn, startTurn } from "./turn.js";
 
 const PAGE = "[data-waiting]";
 const SHORTEST_PAUSE = 2;
@@ -41,14 +41,14 @@ function takeUp(pause = 0) {
   isSending = false;
   recall();
   prepareForms();
-  const { status, place: number, eta, poll } = room.dataset;
-  show({ status, place: Number(number), eta_seconds: Number(eta) });
+  const { status, place: number, eta, left, poll } = room.dataset;
+  show({ status, place: Number(number), eta_seconds: Number(eta), seconds_left: Number(left) });
   focusErrorSummary();
   if (pause) lookLater(pause);
   else act(Number(poll));
 }
 
-/* What a reload must not forget stands in the tab's history: how far the way was, and when the turn ends. */
+/* What a reload must not forget stands in the tab's history: how far the way was. */
 
 let journey;
 
@@ -57,8 +57,8 @@ function recall() {
   journey = history.state?.ticket === ticket ? history.state : { ticket, first: Number(number) };
 }
 
-function remember(changes) {
-  journey = { ...journey, ...changes };
+function rememberFirst(number) {
+  journey = { ...journey, first: Math.max(journey.first, number) };
   history.replaceState(journey, "");
 }
 
@@ -68,7 +68,7 @@ function lookLater(seconds) {
   clearTimeout(lookTimer);
   const pause = Math.min(LONGEST_PAUSE, Math.max(SHORTEST_PAUSE, seconds));
   // A little late each time, so that people who came together do not ask together for ever.
-  lookTimer = setTimeout(askForPlace, pause * 1000 * (1 + Math.random() / 10));
+  lookTimer = setTimeout(askForPlace, 1000 * Math.min(LONGEST_PAUSE, pause * (1 + Math.random() / 10)));
 }
 
 async function askForPlace() {
@@ -227,7 +227,7 @@ function setStatus(status) {
 }
 
 function showWaiting(before) {
-  remember({ first: Math.max(journey.first, place.place), seenWaiting: Date.now() });
+  rememberFirst(place.place);
   const { ordinal, eta } = showFigures(room, place, journey.first);
   entitle(`${ordinal} in line`, `You are ${ordinal} in line`);
   showSteps({ wait: "now", secure: "next", open: "next" });
@@ -239,7 +239,7 @@ function showTurn() {
   showProgress(room, 1);
   showSteps({ wait: "done", secure: "next", open: "next" });
   if (password) return;
-  countDown(journey.turnEnds ?? endOfTurn(turnSeconds(), journey.seenWaiting));
+  countDown(place.seconds_left);
   speak("It is your turn. Type your password to open your account.", true);
   form.elements.password.focus();
 }
@@ -279,9 +279,8 @@ function speak(text, isUrgent = false) {
 
 const turnSeconds = () => Number(room.dataset.turn);
 
-function countDown(ends) {
-  remember({ turnEnds: ends });
-  startTurn(room, ends);
+function countDown(seconds) {
+  startTurn(room, Date.now() + seconds * 1000);
 }
 
 async function keepTurn(keep) {
@@ -292,7 +291,7 @@ async function keepTurn(keep) {
     return;
   }
   say("");
-  countDown(Date.now() + turnSeconds() * 1000);
+  countDown(turnSeconds());
   speak(`Your turn is kept for another ${inWords(turnSeconds())}.`, true);
 }
 

@@ -112,6 +112,22 @@ def test_a_check_is_one_statement_and_one_round_trip_on_a_pool_of_its_own(
             connection.close()
 
 
+def test_a_neutral_answer_is_the_same_for_known_and_unknown_and_takes_the_same_look_up(
+    app: Flask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    person = make_person(app)
+    asked: list[object] = []
+    original = availability.look_up
+    monkeypatch.setattr(availability, "look_up", lambda *call: asked.append(call) or original(*call))
+    with app.app_context():
+        known, unknown = (
+            availability.check_email(address, admit=lambda _: None, is_neutral=True) for address in (person.email, FREE)
+        )
+    assert known == unknown
+    assert known.available
+    assert len(asked) == 2
+
+
 def test_a_look_up_uses_the_unique_index(committed_app: Flask) -> None:
     with committed_app.app_context():
         db.session.execute(

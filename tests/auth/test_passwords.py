@@ -4,6 +4,7 @@ import contextvars
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import bcrypt
@@ -140,7 +141,7 @@ def test_the_gate_lets_as_many_hash_as_it_has_permits_and_few_wait() -> None:
     with held(gate):
         waiter = threading.Thread(target=wait_and_give_up)
         waiter.start()
-        while gate._waiting._value > 0:  # type: ignore[attr-defined]
+        while gate._inside < 2:
             time.sleep(0.01)
         with pytest.raises(Overloaded):
             gate.run(lambda: None)
@@ -167,6 +168,36 @@ def test_work_whose_caller_has_left_is_not_begun() -> None:
 
     with held(gate):
         assert contextvars.copy_context().run(come_too_late) < passwords.GATE_WAIT_SECONDS
+
+
+def test_work_whose_caller_has_left_is_not_begun_at_a_free_permit_either() -> None:
+    def come_too_late() -> None:
+        clock.set_deadline(clock.monotonic() - 1)
+        with pytest.raises(Overloaded):
+            passwords.Gate(permits=1, waiters=1).run(lambda: pytest.fail("nobody waits for this"))
+
+    contextvars.copy_context().run(come_too_late)
+
+
+def test_who_would_wait_too_long_is_refused_at_once() -> None:
+    gate = passwords.Gate(permits=1, waiters=7, seconds=0.55)
+    with held(gate), ThreadPoolExecutor(1) as other:
+        first = other.submit(gate.run, lambda: "in")  # behind one that is under way: half of it is left
+        while gate._inside < 2:
+            time.sleep(0.01)
+        started = clock.monotonic()
+        with pytest.raises(Overloaded):
+            gate.run(lambda: None)
+        assert clock.monotonic() - started < passwords.GATE_WAIT_SECONDS / 2
+        with pytest.raises(Overloaded):
+            first.result()
+
+
+def test_the_gate_learns_how_long_its_work_takes() -> None:
+    gate = passwords.Gate(permits=1, waiters=1, seconds=10.0)
+    for _ in range(60):
+        gate.run(lambda: None)
+    assert gate.seconds < 1
 
 
 def test_a_permit_is_given_back_when_the_work_fails() -> None:

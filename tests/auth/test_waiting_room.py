@@ -3,19 +3,24 @@
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
-from sqlalchemy import select, update
+from sqlalchemy import delete, select, text, update
 from sqlalchemy.orm import Session
 
-from capecontrol import clock
-from capecontrol.auth import passwords, waiting_room
+from capecontrol import clock, create_app
+from capecontrol.auth import passwords, turns, waiting_room
 from capecontrol.auth.models import RegistrationTicket, User
+from capecontrol.database import AUDIT
 from capecontrol.extensions import db
+from capecontrol.web import rate_limits
+from tests.conftest import dispose, settings_for
 from tests.people import PASSWORD
+from tests.postgres import Databases
 from tests.visitor import Visitor
 
 
@@ -23,14 +28,11 @@ from tests.visitor import Visitor
 def full_gate() -> Iterator[None]:
     """Hold every place in front of the registrations' hash."""
     gate = passwords._ready().registration
-    held = 0
-    while gate._waiting.acquire(blocking=False):
-        held += 1
+    before, gate._inside = gate._inside, gate._places
     try:
         yield
     finally:
-        for _ in range(held):
-            gate._waiting.release()
+        gate._inside = before
 
 
 @pytest.fixture(autouse=True)
@@ -64,9 +66,7 @@ def draw(client: FlaskClient, email: str = "lerato@example.com") -> str:
 
 def no_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep everybody waiting: turns are given as somebody else's room would, not at all."""
-    monkeypatch.setattr(
-        waiting_room, "_GIVE_TURNS", waiting_room.text("SELECT :most, :lasts, :turn, :claimed, :unclaimed")
-    )
+    monkeypatch.setattr(turns, "_GIVE_TURNS", text("SELECT :most, :lasts, :turn, :claimed, :unclaimed, :over"))
 
 
 def test_a_full_gate_gives_a_ticket_a_place_and_a_time_to_come_back(client: FlaskClient, db_session: Session) -> None:
@@ -144,7 +144,7 @@ def test_a_client_that_knows_of_no_ticket_keeps_its_place_by_its_address(
 
 
 def test_turns_come_in_order_and_only_as_many_as_will_be_used(client: FlaskClient, db_session: Session) -> None:
-    most = 4 * waiting_room._ready().slots
+    most = 4 * waiting_room._ready().turns.slots
     now = clock.now()
     db_session.add_all(RegistrationTicket(email_mark=f"x{number}", created_at=now) for number in range(500))
     db_session.commit()
@@ -222,7 +222,7 @@ def test_a_room_that_is_itself_full_says_so_at_once(client: FlaskClient, monkeyp
 
 
 def test_the_room_can_be_closed(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(waiting_room._ready(), "is_open", False)
+    monkeypatch.setattr(waiting_room, "_room", replace(waiting_room._ready(), is_open=False))
     with full_gate():
         answer = register(client)
     assert answer.status_code == 503
@@ -323,3 +323,229 @@ def test_who_waits_for_nothing_is_led_to_the_form(app: Flask) -> None:
     assert visitor.visit("/register/waiting").answer.request.path == "/register"
     visitor.client.set_cookie("waiting", "forged")
     assert visitor.visit("/register/waiting").answer.request.path == "/register"
+
+
+# What two processes know
+
+
+def another_process() -> turns.Turns:
+    return turns.Turns(waiting_room._ready().turns.slots)
+
+
+def test_a_fresh_ticket_is_known_to_a_process_that_looked_a_moment_ago(app: Flask, client: FlaskClient) -> None:
+    """Its figure is young enough to be believed, and older than the ticket."""
+    other = another_process()
+    with app.app_context():
+        before = other.current()
+        ticket = waiting_room._ready().signer.read(draw(client))
+        assert ticket.number > before.last
+        assert other.current(drawn=ticket.number).last >= ticket.number
+
+
+def test_a_living_ticket_without_a_turn_waits_whatever_the_figure_says(
+    app: Flask, client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A ticket with a lower number may be stored after one with a higher number has been looked at."""
+    no_turns(monkeypatch)
+    ticket = draw(client)
+    room = waiting_room._ready()
+    number = room.signer.read(ticket).number
+    room.turns._figure = turns.Figure(number, number, 0, 1.0, read_at=clock.monotonic())
+    answer = client.get("/api/auth/v2/registration-place", headers={"X-Registration-Ticket": ticket}).json
+    assert (answer["status"], answer["place"]) == ("waiting", 1)
+
+
+def test_the_first_in_line_is_first_though_all_earlier_tickets_are_forgotten(
+    client: FlaskClient, db_session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    no_turns(monkeypatch)
+    for number in range(5):
+        draw(client, f"p{number}@example.com")
+    db_session.execute(delete(RegistrationTicket))
+    db_session.commit()
+    ticket = draw(client, "late@example.com")
+    assert place(client, ticket).json["place"] == 1
+
+
+def test_a_figure_that_is_too_old_is_waited_for_while_another_thread_reads(committed_app: Flask) -> None:
+    room = another_process()
+    with committed_app.app_context(), room._reading:
+        started = clock.monotonic()
+        assert room.current() == turns._NOTHING_READ
+        assert clock.monotonic() - started >= turns._BELIEVED_SECONDS
+        room._figure = replace(turns._NOTHING_READ, read_at=clock.monotonic() - 0.5)
+        started = clock.monotonic()
+        room.current()
+        assert clock.monotonic() - started < 0.5, "half a second old is good enough while somebody reads"
+
+
+# The pace, and what is told of it
+
+
+def registered_lately(db_session: Session, *, people: int, seconds: float) -> None:
+    """Store people who have registered one after another, the last of them now."""
+    now = clock.now()
+    step = timedelta(seconds=seconds / people)
+    db_session.add_all(
+        RegistrationTicket(email_mark=f"d{n}", created_at=now, turn_at=now, claimed_at=now, done_at=now - n * step)
+        for n in range(people)
+    )
+    db_session.commit()
+
+
+def test_the_pace_is_measured_from_the_first_registration_on(app: Flask, db_session: Session) -> None:
+    registered_lately(db_session, people=40, seconds=2)
+    with app.app_context():
+        assert another_process().current().pace == pytest.approx(20, rel=0.25)
+
+
+def test_without_registrations_the_pace_is_the_hashs_own(app: Flask) -> None:
+    with app.app_context():
+        room = another_process()
+        assert room.current().pace == pytest.approx(room.slots / passwords.seconds_per_hash())
+
+
+def test_a_slow_start_does_not_keep_the_room_slow(app: Flask) -> None:
+    room = another_process()
+    assert room._most(pace=1000.0, share_who_come=1.0) == 2500
+    assert room._most(pace=0.1, share_who_come=1.0) == 4 * room.slots
+
+
+def test_where_half_never_come_twice_as_many_turns_are_given() -> None:
+    room = another_process()
+    assert room._most(pace=100.0, share_who_come=0.5) == 2 * room._most(pace=100.0, share_who_come=1.0)
+    assert room._most(pace=100.0, share_who_come=0.0) == 4 * room._most(pace=100.0, share_who_come=1.0)
+
+
+def test_those_who_do_not_come_for_their_turn_are_noticed(app: Flask, db_session: Session) -> None:
+    given = clock.now() - timedelta(seconds=8)
+    db_session.add_all(
+        RegistrationTicket(email_mark=f"t{n}", created_at=given, turn_at=given, claimed_at=given if n % 4 else None)
+        for n in range(40)
+    )
+    db_session.commit()
+    share = db_session.execute(turns._READ, turns._TIMES).one().share_who_come
+    assert share == pytest.approx(0.75)
+
+
+@pytest.mark.parametrize(
+    ("place", "eta", "poll"), [(1, 1, 2), (80, 8, 2), (400, 40, 10), (1200, 120, 30), (12_000, 1200, 30)]
+)
+def test_the_estimate_is_the_place_over_the_pace_and_polls_grow_with_it(place: int, eta: int, poll: int) -> None:
+    told = waiting_room._waiting(place, turns.Figure(0, place, place, pace=10.0, read_at=0.0))
+    assert (told.place, told.eta_seconds, told.poll_seconds) == (place, eta, poll)
+
+
+# Turns are nobody's to take away
+
+
+def test_a_full_gate_at_ones_turn_lets_the_turn_begin_anew(client: FlaskClient, db_session: Session) -> None:
+    ticket = draw(client)
+    place(client, ticket)
+    db_session.execute(update(RegistrationTicket).values(turn_at=clock.now() - timedelta(seconds=25)))
+    db_session.commit()
+    with full_gate():
+        register(client, ticket=ticket)
+    assert place(client, ticket).json["seconds_left"] > 25
+
+
+def test_a_turn_that_is_over_cannot_be_kept(app: Flask, db_session: Session) -> None:
+    visitor = page_at_the_gate(app)
+    look_again()
+    visitor.visit("/register/waiting")
+    db_session.execute(update(RegistrationTicket).values(turn_at=clock.now() - timedelta(seconds=31)))
+    db_session.commit()
+    assert "Your turn has passed" in visitor.send("/register/waiting/keep").words
+
+
+def test_a_limit_takes_no_turn_away(databases: Databases) -> None:
+    with databases.clone() as url:
+        app = create_app(settings_for(url, ratelimit_enabled=True))
+        try:
+            client = app.test_client()
+            ticket = draw(client)
+            for number in range(rate_limits.REGISTER.hits):
+                register(client, f"neighbour{number}@")
+            assert register(client, "one.more@example.com").status_code == 429
+            place(client, ticket)
+            assert register(client, ticket=ticket).status_code == 201
+            assert register(client, ticket="forged").status_code == 429
+        finally:
+            dispose(app)
+
+
+def test_a_stranger_with_the_same_address_cannot_give_the_place_up(app: Flask, db_session: Session) -> None:
+    owner = page_at_the_gate(app)
+    stranger = page_at_the_gate(app)
+    assert stranger.client.get_cookie("waiting") is not None
+    stranger.send("/register/waiting/leave")
+    assert db_session.scalars(select(RegistrationTicket.left_at)).all() == [None]
+    owner.send("/register/waiting/leave")
+    assert db_session.scalars(select(RegistrationTicket.left_at)).one() is not None
+
+
+def test_sending_the_form_again_keeps_the_place_ones_own(app: Flask, db_session: Session) -> None:
+    from tests.auth.test_views import FILLED, an_older_mark
+
+    visitor = page_at_the_gate(app)
+    visitor.visit("/register")
+    look_again()
+    with full_gate():
+        visitor.send("/register", **{**FILLED, "rendered_at": an_older_mark()})
+    visitor.send("/register/waiting/leave")
+    assert db_session.scalars(select(RegistrationTicket.left_at)).one() is not None
+
+
+def test_an_older_tab_never_opens_the_account_of_a_newer_form(app: Flask, db_session: Session) -> None:
+    from tests.auth.test_views import FILLED, an_older_mark
+
+    visitor = page_at_the_gate(app)
+    older_ticket = visitor.page.form("/register/waiting").find("input", {"name": "ticket"})["value"]
+    visitor.visit("/register")
+    look_again()
+    with full_gate():
+        visitor.send("/register", **{**FILLED, "email": "other@example.com", "rendered_at": an_older_mark()})
+    look_again()
+    page = visitor.send("/register/waiting", status=409, password=PASSWORD, ticket=older_ticket)
+    assert "Another form was sent from this browser since, for other@example.com" in page.words
+    assert db_session.scalar(select(User.id)) is None
+    look_again()
+    assert visitor.send("/register/waiting", password=PASSWORD).answer.request.path == "/conversations"
+    assert db_session.scalars(select(User.email)).all() == ["other@example.com"]
+
+
+# When something is broken
+
+
+def test_a_forgotten_password_is_asked_for_and_costs_no_place(app: Flask) -> None:
+    visitor = page_at_the_gate(app)
+    look_again()
+    page = visitor.send("/register/waiting", status=422, password="")
+    assert "Type your password once more." in page.words
+
+
+def test_the_page_stays_and_looks_again_while_the_database_does_not_answer(
+    committed_app: Flask, databases: Databases
+) -> None:
+    visitor = page_at_the_gate(committed_app)
+    look_again()
+    visitor.visit("/register/waiting")
+    with committed_app.app_context(), db.engines[AUDIT].connect() as locker:
+        locker.execute(text("LOCK TABLE registration_tickets IN ACCESS EXCLUSIVE MODE"))
+        look_again()
+        page = visitor.visit("/register/waiting", status=503)
+        assert "Your place is kept" in page.words
+        assert page.answer.headers["Retry-After"]
+        assert page.find("meta", {"http-equiv": "refresh"}) is not None
+        page = visitor.send("/register/waiting", status=503, password=PASSWORD)
+        assert "Your place is kept" in page.words
+        locker.rollback()
+    look_again()
+    assert visitor.send("/register/waiting", password=PASSWORD).answer.request.path == "/conversations"
+
+
+def test_the_page_is_drawn_however_late_the_request_comes(app: Flask) -> None:
+    visitor = page_at_the_gate(app)
+    late = str(int((clock.now().timestamp() - 20) * 1000))
+    assert visitor.client.get("/register/waiting", headers={"X-Request-Start": late}).status_code == 200
+    assert visitor.client.get("/register", headers={"X-Request-Start": late}).status_code == 503

@@ -21,9 +21,11 @@ from tests.load.product import (
     POSTGRES,
     Database,
     Meter,
+    RouterProcess,
     WebServer,
     durable_database,
     memory_mb,
+    router_before,
     wait_for_quiet,
     web_servers,
 )
@@ -64,6 +66,7 @@ class Bench:
     database: Database
     web: WebServer
     bare: WebServer
+    router: RouterProcess
     lengths: Lengths
     registration_rates: list[float] = field(default_factory=list)
 
@@ -161,8 +164,16 @@ def _steps(bench: Bench, used: list[dict[str, float]], hash_ms: float) -> list[R
     means = {step: _mean([float(line.get(f"{step}_ms", 0)) for line in lines]) for step in (*STEPS, "total")}
     clock = ", ".join(f"{step} {means[step]:.1f}" for step in STEPS)
     rest = means["total"] - sum(means[step] for step in STEPS if step != "queue")
+    core = {step: _mean([float(line.get(f"{step}_cpu_ms", 0)) for line in lines]) for step in ("hash", "db", "audit")}
+    request = _mean([float(line.get("cpu_ms", 0)) for line in lines])
+    by_step = (
+        f"hash {core['hash']:.1f}, statements {core['db']:.1f} (of them audit {core['audit']:.1f}), "
+        f"rest of the request {request - core['hash'] - core['db']:.1f}, gunicorn and the other answers "
+        f"{max(0.0, each('web') - request):.1f}, PostgreSQL {each('postgres'):.1f}"
+    )
     return [
-        Row("... by processor time, core-ms a registration", parts),
+        Row("... by step, core-ms a registration", by_step),
+        Row("... by process, core-ms a registration", parts),
         Row("... by the request log, ms of the clock", f"{clock}, rest {rest:.1f}; in all {means['total']:.1f}"),
     ]
 
@@ -172,7 +183,7 @@ async def burst(bench: Bench) -> list[Row]:
     slowest, failed = [], 0
     first: list[float] = []
     for number in range(bench.lengths.rounds):
-        registrar = Registrar(HOST, bench.web.port, f"burst{number}", patience=60)
+        registrar = Registrar(HOST, bench.router.port, f"burst{number}", patience=60)
         journeys = await asyncio.gather(*(registrar.come(person) for person in range(bench.lengths.burst)))
         slowest.append(max(journey.seconds for journey in journeys))
         failed += sum(journey.outcome != "account" for journey in journeys) + len(broken_answers(journeys))
@@ -199,7 +210,7 @@ async def storm(bench: Bench) -> list[Row]:
     """Check e-mail addresses and sign people in while 32 registrations are in flight, and when none is."""
     async with _probing(bench) as idle:
         await asyncio.sleep(bench.lengths.probe)
-    registrar = Registrar(HOST, bench.web.port, "storm")
+    registrar = Registrar(HOST, bench.router.port, "storm")
     async with _probing(bench) as during:
         journeys = await register_without_pause(registrar, IN_THE_STORM, bench.lengths.probe, beside=during.watch)
     before, meanwhile = (percentile(_seconds(seen.checks), 0.99) for seen in (idle, during))
@@ -271,8 +282,8 @@ async def _probing(bench: Bench) -> AsyncIterator[_Seen]:
         for n in range(1, 501)
     ]
     probes = asyncio.gather(
-        probe(HOST, bench.web.port, bench.checks(), rate=CHECKS_A_SECOND, until=until),
-        probe(HOST, bench.web.port, sign_ins, rate=SIGN_INS_A_SECOND, until=until),
+        probe(HOST, bench.router.port, bench.checks(), rate=CHECKS_A_SECOND, until=until),
+        probe(HOST, bench.router.port, sign_ins, rate=SIGN_INS_A_SECOND, until=until),
     )
     try:
         yield seen
@@ -368,9 +379,10 @@ def main() -> None:
         durable_database() as database,
         web_servers(database, Path(folder)) as (web,),
         web_servers(database, Path(folder), application="tests.load.bare_application:application") as (bare,),
+        router_before([web], Path(folder)) as router,
     ):
         database.seed("person", SEEDED)
-        bench = Bench(database, web, bare, QUICK if options.quick else Lengths())
+        bench = Bench(database, web, bare, router, QUICK if options.quick else Lengths())
         meter = Meter(web=web.pid, bare=bare.pid, postgres=database.postmaster())
         rows = asyncio.run(measure(bench, options.parts or list(PARTS)))
         used = meter.end()

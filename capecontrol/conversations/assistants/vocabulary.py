@@ -7,8 +7,7 @@ through it, so a synonym costs nothing where it does not matter.
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Set
-
-from zxcvbn.matching import RANKED_DICTIONARIES
+from functools import cache
 
 _PHRASES: Mapping[str, str] = {
     "signin": "sign in, signs in, signed in, signing in, sign ins, log in, logs in, logged in, logging in, log ins, "
@@ -152,9 +151,6 @@ _FILLERS = frozenset(
     )
 )
 
-# English words and names as zxcvbn lists them: none of these is taken for a slip, whatever it is close to.
-_WORDS_THAT_EXIST = [words for name, words in RANKED_DICTIONARIES.items() if name != "passwords"]
-
 # Other words are left alone, and letters are replaced only in long ones: "painted" is no slip for "printed".
 _MENDED_LENGTHS = range(5, 31)
 _SHORTEST_REPLACED = 8
@@ -207,10 +203,21 @@ def _is_compound(name: str) -> bool:
 
 def _mended(word: str, known: Set[str]) -> str:
     """Return the only known word that one slip turns into this one, else the word itself."""
-    if len(word) not in _MENDED_LENGTHS or any(word in words for words in _WORDS_THAT_EXIST):
+    if len(word) not in _MENDED_LENGTHS or any(word in words for words in _words_that_exist()):
         return word
     slips = {slip for slip in _one_slip_away(word) if slip in known and slip[0] == word[0]}
     return slips.pop() if len(slips) == 1 else word
+
+
+@cache
+def _words_that_exist() -> list[Mapping[str, int]]:
+    """Return English words and names as zxcvbn lists them: none is taken for a slip, whatever it is close to.
+
+    Loaded by the first question, in the worker: a web process has no use for 15 MB of words.
+    """
+    from zxcvbn.matching import RANKED_DICTIONARIES
+
+    return [words for name, words in RANKED_DICTIONARIES.items() if name != "passwords"]
 
 
 def _one_slip_away(word: str) -> Iterable[str]:

@@ -1,0 +1,49 @@
+"""The waiting room's ticket as its holder has it: signed, and bound to an address without telling it."""
+
+import hashlib
+import hmac
+from dataclasses import dataclass
+
+from itsdangerous import BadSignature, URLSafeSerializer
+
+from capecontrol.errors import Invalid
+
+
+class NotATicket(Invalid):
+    """The ticket is not one of ours, or belongs to another address."""
+
+    def __init__(self) -> None:
+        super().__init__({"ticket": ["This ticket is not valid for this registration. Send the form without it."]})
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """A place in the queue: `number` orders the tickets, `email_mark` stands for the address it was drawn for."""
+
+    id: str
+    number: int
+    email_mark: str
+
+
+class Signer:
+    """Writes tickets out and reads them back, so that nobody can make or move one."""
+
+    def __init__(self, secret_key: str) -> None:
+        self._serializer = URLSafeSerializer(secret_key, salt="registration-ticket")
+        self._secret = secret_key.encode()
+
+    def write(self, ticket: Ticket) -> str:
+        """Return the ticket as its holder keeps it."""
+        return str(self._serializer.dumps([ticket.id, ticket.number, ticket.email_mark]))
+
+    def read(self, text: str) -> Ticket:
+        """Return the ticket somebody came with. Raises NotATicket."""
+        try:
+            known = self._serializer.loads(text)
+            return Ticket(str(known[0]), int(known[1]), str(known[2]))
+        except (BadSignature, TypeError, ValueError, IndexError, KeyError):
+            raise NotATicket from None
+
+    def mark(self, email_key: str) -> str:
+        """Return what binds a ticket to its address: a keyed hash, from which the address cannot be guessed."""
+        return hmac.new(self._secret, b"ticket|" + email_key.encode(), hashlib.sha256).hexdigest()[:24]

@@ -1,0 +1,161 @@
+"""How far the waiting room has come, and whose turn it is: one figure for all processes, read four times a second.
+
+Turns are given in order, as many at a time as will be used: by the pace of the last ten seconds or what the hash
+allows, whichever is more, over the time somebody takes to come, and more where some never come.
+"""
+
+import math
+import threading
+from dataclasses import dataclass
+
+from sqlalchemy import text
+
+from capecontrol import clock
+from capecontrol.auth import passwords
+from capecontrol.database import short_transaction
+
+FIGURE_LASTS_SECONDS = 0.25
+TICKET_LASTS_SECONDS = 3600
+TURN_LASTS_SECONDS = 30
+SHORTEST_POLL_SECONDS = 2
+
+_BELIEVED_SECONDS = 1.0
+"""While somebody reads the figure, others go by the last one, unless it is older than this."""
+
+_UNCLAIMED_SECONDS = 3
+"""A turn nobody has come for by then holds no one up any more; it can still be used until it is over."""
+
+_CLAIMED_SECONDS = 3
+_PACE_OVER_SECONDS = 10
+_ENOUGH_TO_LEARN_FROM = 20
+"""Registrations within ten seconds that tell the pace, from the first of them on; with fewer, the hash's own time."""
+
+_SMALLEST_SHARE = 0.25
+"""However few have come for their turns lately, no more than four times as many are given."""
+
+# "waitroom" in hexadecimal: turns are given by one process at a time.
+_ADVISORY_LOCK = 0x77616974_726F6F6D
+
+_TIMES = {
+    "lasts": TICKET_LASTS_SECONDS,
+    "turn": TURN_LASTS_SECONDS,
+    "unclaimed": _UNCLAIMED_SECONDS,
+    "claimed": _CLAIMED_SECONDS,
+    "over": _PACE_OVER_SECONDS,
+}
+_GIVE_TURNS = text(
+    """
+    UPDATE registration_tickets SET turn_at = clock_timestamp()
+    WHERE id IN (
+        SELECT id FROM registration_tickets
+        WHERE turn_at IS NULL AND left_at IS NULL AND created_at > clock_timestamp() - make_interval(secs => :lasts)
+        ORDER BY number
+        LIMIT greatest(0, :most - (
+            SELECT count(*) FROM registration_tickets
+            WHERE turn_at > clock_timestamp() - make_interval(secs => :turn) AND done_at IS NULL AND left_at IS NULL
+              AND coalesce(claimed_at + make_interval(secs => :claimed), turn_at + make_interval(secs => :unclaimed))
+                  > clock_timestamp()
+        ))
+    )
+    """
+)
+# The sequence tells how many tickets were ever drawn, also when all of them are long forgotten.
+_READ = text(
+    """
+    SELECT
+        coalesce(waiting.first - 1, drawn.last) AS come_to,
+        drawn.last AS last,
+        waiting.people AS waiting,
+        done.people AS done,
+        extract(epoch FROM clock_timestamp() - done.first)::float AS done_within,
+        CASE WHEN given.turns > 0 THEN given.used::float / given.turns ELSE 1.0 END AS share_who_come
+    FROM (
+        SELECT min(number) AS first, count(*) AS people FROM registration_tickets
+        WHERE turn_at IS NULL AND left_at IS NULL AND created_at > clock_timestamp() - make_interval(secs => :lasts)
+    ) AS waiting, (
+        SELECT coalesce(pg_sequence_last_value(pg_get_serial_sequence('registration_tickets', 'number')), 0) AS last
+    ) AS drawn, (
+        SELECT count(*) AS people, min(done_at) AS first FROM registration_tickets
+        WHERE done_at > clock_timestamp() - make_interval(secs => :over)
+    ) AS done, (
+        SELECT count(*) AS turns, count(*) FILTER (WHERE coalesce(claimed_at, done_at) IS NOT NULL) AS used
+        FROM registration_tickets
+        WHERE turn_at > clock_timestamp() - make_interval(secs => :turn / 2)
+          AND turn_at < clock_timestamp() - make_interval(secs => :unclaimed)
+    ) AS given
+    """
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """What a process knows of the room: the ticket number that turns have come to, the last one drawn, how many wait,
+    and registrations a second."""
+
+    come_to: int
+    last: int
+    waiting: int
+    pace: float
+    read_at: float
+
+
+_NOTHING_READ = Figure(0, 0, 0, 1.0, read_at=-math.inf)
+
+
+class Turns:
+    """One process's view of the room; whoever reads it also gives the turns that are due."""
+
+    def __init__(self, slots: int) -> None:
+        """`slots` are the hashes at a time of all processes of this dyno together."""
+        self._slots = slots
+        self._figure = _NOTHING_READ
+        self._reading = threading.Lock()
+
+    @property
+    def slots(self) -> int:
+        """Hashes at a time."""
+        return self._slots
+
+    def forget(self) -> None:
+        """Read the room anew at the next question, whatever was read a moment ago."""
+        self._figure = _NOTHING_READ
+
+    def current(self, *, drawn: int = 0) -> Figure:
+        """Return the figure, read anew when it is older than a quarter of a second or the ticket with the number
+        `drawn` is newer than it; one thread reads at a time. Raises SQLAlchemyError."""
+        figure = self._figure
+        age = clock.monotonic() - figure.read_at
+        is_outdated = drawn > figure.last
+        if age <= FIGURE_LASTS_SECONDS and not is_outdated:
+            return figure
+        must_know = is_outdated or age > _BELIEVED_SECONDS
+        if not self._reading.acquire(timeout=_BELIEVED_SECONDS if must_know else 0):
+            return figure
+        try:
+            if self._figure is figure or drawn > self._figure.last:
+                self._figure = self._read()
+            return self._figure
+        finally:
+            self._reading.release()
+
+    def _read(self) -> Figure:
+        with short_transaction(pool=None) as connection:
+            found = connection.execute(_READ, _TIMES).one()
+            possible = self._slots / passwords.seconds_per_hash()
+            pace = found.done / max(1.0, found.done_within) if found.done >= _ENOUGH_TO_LEARN_FROM else possible
+            if found.waiting and connection.scalar(
+                text("SELECT pg_try_advisory_xact_lock(:lock)"), {"lock": _ADVISORY_LOCK}
+            ):
+                most = self._most(max(pace, possible), found.share_who_come)
+                connection.execute(_GIVE_TURNS, {**_TIMES, "most": most})
+                found = connection.execute(_READ, _TIMES).one()
+        return Figure(found.come_to, found.last, found.waiting, pace, clock.monotonic())
+
+    def _most(self, pace: float, share_who_come: float) -> int:
+        """Return how many turns may be open at a time.
+
+        The pace counts what is possible too: a room that only gave as many turns as were used lately would keep to
+        whatever pace it began with.
+        """
+        used_up = pace * (SHORTEST_POLL_SECONDS + 0.5)
+        return max(4 * self._slots, math.ceil(used_up / max(_SMALLEST_SHARE, share_who_come)))
