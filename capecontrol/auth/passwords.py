@@ -5,6 +5,7 @@ are cores, and registrations have permits apart from sign-ins: a storm of one ne
 """
 
 import itertools
+import os
 import re
 import sys
 import threading
@@ -30,6 +31,7 @@ GATE_WAIT_SECONDS = 1.0
 # A stored hash that asks for more than this is not ours, and would be an attack on memory.
 _MOST_MEMORY_KIB = 262_144
 _FIRST_GUESS_SECONDS = 0.05
+_GIVE_WAY_BY = 5
 _PRODUCT_WORDS = ("capecontrol",)
 _LEET = str.maketrans("013457@$!", "oieastasi")
 _WEIGHTS = {"minLength": 25, "hasUpper": 20, "hasLower": 20, "hasNumber": 20, "hasSpecial": 15}
@@ -58,7 +60,7 @@ class Gate:
         self._places = permits + waiters
         self._inside = 0
         self._counting = threading.Lock()
-        self._threads = threads or ThreadPoolExecutor(permits, thread_name_prefix="hash")
+        self._threads = threads or hashing_threads(permits)
         self.seconds = seconds
 
     def run(self, work: Callable[[], Result]) -> Result:
@@ -106,6 +108,17 @@ class Gate:
         return result, watch.processor_milliseconds()
 
 
+def hashing_threads(count: int) -> ThreadPoolExecutor:
+    """Return threads for hashing, which give way to everything quick: a check or a place is answered in between."""
+    return ThreadPoolExecutor(count, thread_name_prefix="hash", initializer=_give_way)
+
+
+def _give_way() -> None:
+    if sys.platform == "linux":  # where a thread has a priority of its own
+        thread = threading.get_native_id()
+        os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + _GIVE_WAY_BY)
+
+
 @dataclass(slots=True)
 class _Hashing:
     hasher: PasswordHasher
@@ -123,7 +136,7 @@ def configure(*, slots: int, threads: int, memory_kib: int, passes: int) -> None
     global _hashing
     _listed()  # now, and not in the first registration
     seconds = _FIRST_GUESS_SECONDS * passes / 2 * memory_kib / 19456
-    hashers = ThreadPoolExecutor(slots, thread_name_prefix="hash")
+    hashers = hashing_threads(slots)
     _hashing = _Hashing(
         hasher=PasswordHasher(time_cost=passes, memory_cost=memory_kib, parallelism=1),
         registration=_gate(slots, threads // 2, seconds, hashers),
