@@ -87,7 +87,7 @@ _REFUSALS: tuple[tuple[type[Exception], str, str], ...] = (
 )
 
 
-class Worker(ThreadWorker):  # type: ignore[misc]
+class Worker(ThreadWorker):
     """gunicorn's threaded worker, which refuses in the product's own form: JSON with a sentence, never HTML."""
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: Exception) -> None:
