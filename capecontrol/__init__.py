@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from flask import Flask
+from flask import Flask, Response
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from capecontrol import config, database, each_second
@@ -51,6 +51,12 @@ class _PlainFlask(Flask):
     def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
         """Return the function as it is; none of ours is a coroutine."""
         return func
+
+    def make_default_options_response(self) -> Response:
+        """Answer OPTIONS with what is allowed, and no body: Flask's empty one would be called HTML under /api/."""
+        response = super().make_default_options_response()
+        response.status_code = 204
+        return response
 
 
 def create_app(settings: config.Settings | None = None) -> Flask:
