@@ -7,7 +7,7 @@ from flask.blueprints import BlueprintSetupState
 
 from capecontrol.auth.identity import login_required, signed_in
 from capecontrol.config import Settings
-from capecontrol.conversations import events, service
+from capecontrol.conversations import changes, events, service
 from capecontrol.conversations.schemas import (
     ChangeBody,
     ConversationAnswer,
@@ -90,17 +90,8 @@ def show(conversation_id: str) -> Response:
 )
 def change(conversation_id: str) -> Response:
     """C1."""
-    actor = signed_in()
     body = read_json(ChangeBody)
-    conversation = service.get_conversation(conversation_id, actor=actor)
-    if body.status == "active" and conversation.status == "deleted":
-        conversation = service.restore(conversation_id, actor=actor)
-    if body.title is not None:
-        conversation = service.rename(conversation_id, body.title, actor=actor)
-    if body.status == "active":
-        conversation = service.unarchive(conversation_id, actor=actor)
-    elif body.status == "archived":
-        conversation = service.archive(conversation_id, actor=actor)
+    conversation = changes.change(conversation_id, actor=signed_in(), title=body.title, status=body.status)
     return _json(ConversationAnswer.of(conversation))
 
 
@@ -109,7 +100,7 @@ def change(conversation_id: str) -> Response:
 @describes("Delete a conversation. It can be restored.", answers={204: None})
 def delete(conversation_id: str) -> tuple[str, int]:
     """C1."""
-    service.delete(conversation_id, actor=signed_in())
+    changes.delete(conversation_id, actor=signed_in())
     return "", 204
 
 
