@@ -40,14 +40,13 @@ from capecontrol.auth.schemas import (
 from capecontrol.errors import DomainError, Invalid, NotReadable, RateLimited, RetryLater, UnsupportedContent
 from capecontrol.web import rate_limits
 from capecontrol.web.error_handlers import status_of
-from capecontrol.web.json_requests import check_shape, read_json, read_query, text_in_body
+from capecontrol.web.json_requests import check_shape, idempotency_key, read_json, read_query, text_in_body
 from capecontrol.web.openapi import describes
 from capecontrol.web.rate_limits import limited
 
 endpoints = Blueprint("auth_api", __name__, url_prefix="/api")
 
 View = TypeVar("View", bound=Callable[..., Any])
-_LONGEST_KEY = 200
 _LONGEST_TICKET = 500
 
 
@@ -294,7 +293,7 @@ def _check_email(read: Callable[[], str]) -> availability.Availability:
 def _register(method: str, shape: type[RegistrationAnswer]) -> tuple[Response, int]:
     try:
         body = read_json(RegistrationBody)
-        key, ticket = _idempotency_key(), _ticket()
+        key, ticket = idempotency_key(), _ticket()
     except (Invalid, NotReadable, UnsupportedContent) as refusal:
         wrong = ", ".join(getattr(refusal, "errors", {})) or refusal.detail
         registration.record_refused(text_in_body("email"), method=method, reason="invalid_input", error=wrong)
@@ -346,15 +345,6 @@ def _ticket() -> str | None:
     if ticket is not None and len(ticket) > _LONGEST_TICKET:
         raise waiting_room.NotATicket
     return ticket or None
-
-
-def _idempotency_key() -> str | None:
-    key = request.headers.get("Idempotency-Key")
-    if key is None:
-        return None
-    if not 1 <= len(key) <= _LONGEST_KEY or not key.isascii() or not key.isprintable():
-        raise Invalid({"idempotency_key": ["Idempotency-Key must be 1 to 200 printable ASCII characters."]})
-    return key
 
 
 def _token_by_json(method: str) -> Response:

@@ -269,13 +269,14 @@ def _keep_key(key: str, fingerprint: str, user: User) -> None:
 def _repeat(known: _Known, fingerprint: str, password: str, mint: Mint) -> Registered:
     """Answer a repeated registration as the first time: no answer is stored, so the password is asked again."""
     same_details = known.fingerprint == fingerprint
-    user = db.session.get_one(User, known.key_owner)
-    password_hash, user_id = user.password_hash, user.id
-    is_open = user.is_active
+    user = db.session.get(User, known.key_owner)
+    password_hash = user.password_hash if user is not None and user.is_active else None
     db.session.rollback()
-    if not is_open or not same_details or not passwords.verify_for_registration(password_hash, password):
+    if not password_hash or not same_details or not passwords.verify_for_registration(password_hash, password):
         raise KeyUsedDifferently
-    user = db.session.get_one(User, user_id)
+    user = db.session.get(User, known.key_owner)
+    if user is None:  # deleted meanwhile, and its key with it
+        raise KeyUsedDifferently
     credential = mint(user)
     record(
         events.USER_LOGIN,

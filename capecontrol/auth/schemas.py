@@ -14,9 +14,10 @@ from pydantic import (
     model_validator,
 )
 
-from capecontrol.web.text_rules import one_line
+from capecontrol.web.text_rules import many_lines, one_line, spoken
 
 LONGEST_LINE = 1000
+LONGEST_TEXT = 8000
 LONGEST_PASSWORD_READ = 4096
 """Characters of a password that are read at all; the rule's own limit is lower and says so in words."""
 
@@ -38,8 +39,12 @@ def _required_line(value: str, info: ValidationInfo) -> str:
     return line
 
 
+def _many_lines(value: str, info: ValidationInfo) -> str:
+    return many_lines(value, label=_label(info), limit=LONGEST_TEXT)
+
+
 def _label(info: ValidationInfo) -> str:
-    return (info.field_name or "text").replace("_", " ").capitalize()
+    return spoken(info.field_name or "text")
 
 
 def _accepted(value: bool | None) -> bool | None:
@@ -51,6 +56,8 @@ def _accepted(value: bool | None) -> bool | None:
 RequiredLine = Annotated[str, AfterValidator(_required_line)]
 OptionalLine = Annotated[str | None, BeforeValidator(_blank_is_absent), AfterValidator(_one_line)]
 """Text that may be absent; empty strings and null mean absent."""
+Written = Annotated[str, AfterValidator(_many_lines)]
+"""Text as somebody wrote it, in one line or many."""
 
 
 class EmailQuery(BaseModel):
@@ -137,38 +144,31 @@ class ProfileBody(BaseModel):
 
     model_config = ConfigDict(extra="ignore")
 
-    companyName: str | None = Field(default=None, max_length=255)  # noqa: N815 -- the browser client's names
-    industry: str | None = Field(default=None, max_length=255)
-    companySize: str | None = Field(default=None, max_length=100)  # noqa: N815
-    businessType: str | None = Field(default=None, max_length=255)  # noqa: N815
-    useCase: str | None = Field(default=None, max_length=4000)  # noqa: N815
-    budget: str | None = Field(default=None, max_length=100)
-    goals: list[Annotated[str, Field(max_length=500)]] | None = Field(default=None, max_length=50)
-    preferredIntegrations: list[Annotated[str, Field(max_length=255)]] | None = Field(  # noqa: N815
+    companyName: Written | None = Field(default=None, max_length=255)  # noqa: N815 -- the browser client's names
+    industry: Written | None = Field(default=None, max_length=255)
+    companySize: Written | None = Field(default=None, max_length=100)  # noqa: N815
+    businessType: Written | None = Field(default=None, max_length=255)  # noqa: N815
+    useCase: Written | None = Field(default=None, max_length=4000)  # noqa: N815
+    budget: Written | None = Field(default=None, max_length=100)
+    goals: list[Annotated[Written, Field(max_length=500)]] | None = Field(default=None, max_length=50)
+    preferredIntegrations: list[Annotated[Written, Field(max_length=255)]] | None = Field(  # noqa: N815
         default=None, max_length=50
     )
-    timeline: str | None = Field(default=None, max_length=255)
-    experience: str | None = Field(default=None, max_length=4000)
-    githubUrl: str | None = Field(default=None, max_length=500)  # noqa: N815
-    portfolioUrl: str | None = Field(default=None, max_length=500)  # noqa: N815
-    skills: list[Annotated[str, Field(max_length=255)]] | None = Field(default=None, max_length=100)
-    specializations: list[Annotated[str, Field(max_length=255)]] | None = Field(default=None, max_length=100)
-    previousWork: str | None = Field(default=None, max_length=8000)  # noqa: N815
-    workType: str | None = Field(default=None, max_length=255)  # noqa: N815
-    availability: str | None = Field(default=None, max_length=255)
-    payoutMethod: str | None = Field(default=None, max_length=255)  # noqa: N815
-    bio: str | None = Field(default=None, max_length=8000)
-    profileImage: str | None = Field(default=None, max_length=2000)  # noqa: N815
+    timeline: Written | None = Field(default=None, max_length=255)
+    experience: Written | None = Field(default=None, max_length=4000)
+    githubUrl: Written | None = Field(default=None, max_length=500)  # noqa: N815
+    portfolioUrl: Written | None = Field(default=None, max_length=500)  # noqa: N815
+    skills: list[Annotated[Written, Field(max_length=255)]] | None = Field(default=None, max_length=100)
+    specializations: list[Annotated[Written, Field(max_length=255)]] | None = Field(default=None, max_length=100)
+    previousWork: Written | None = Field(default=None, max_length=8000)  # noqa: N815
+    workType: Written | None = Field(default=None, max_length=255)  # noqa: N815
+    availability: Written | None = Field(default=None, max_length=255)
+    payoutMethod: Written | None = Field(default=None, max_length=255)  # noqa: N815
+    bio: Written | None = Field(default=None, max_length=8000)
+    profileImage: Written | None = Field(default=None, max_length=2000)  # noqa: N815
     socialLinks: "SocialLinks | None" = None  # noqa: N815
     profileCompleted: bool | None = None  # noqa: N815
     phase2Completed: bool | None = None  # noqa: N815
-
-    @model_validator(mode="after")
-    def _text_only(self) -> "ProfileBody":
-        for text in _texts(self.model_dump(exclude_none=True)):
-            if any(ord(character) < 32 and character not in "\n\r\t" for character in text) or not _is_storable(text):
-                raise ValueError("Profile texts must not contain control characters.")
-        return self
 
 
 class SocialLinks(BaseModel):
@@ -176,9 +176,9 @@ class SocialLinks(BaseModel):
 
     model_config = ConfigDict(extra="ignore")
 
-    linkedin: str | None = Field(default=None, max_length=500)
-    twitter: str | None = Field(default=None, max_length=500)
-    website: str | None = Field(default=None, max_length=500)
+    linkedin: Written | None = Field(default=None, max_length=500)
+    twitter: Written | None = Field(default=None, max_length=500)
+    website: Written | None = Field(default=None, max_length=500)
 
 
 class AvailabilityAnswer(BaseModel):
@@ -290,18 +290,3 @@ def _joined_name(*names: Any) -> Any:
         (name for name in given if not isinstance(name, str)),
         " ".join(name.strip() for name in given if isinstance(name, str) and name.strip()),
     )
-
-
-def _texts(value: Any) -> list[str]:
-    if isinstance(value, str):
-        return [value]
-    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return [text for part in parts for text in _texts(part)]
-
-
-def _is_storable(text: str) -> bool:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return False  # a lone surrogate
-    return True

@@ -1,5 +1,6 @@
 """Every request of the existing browser client, replayed (B1 to B7), with what it does with the answer."""
 
+import json
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ from flask.testing import FlaskClient
 from tests.people import PASSWORD, Person
 
 EMAIL = "naledi@example.com"
+PROFILE = "/api/enhanced/complete-phase2-profile"
 AS_SENT = {
     "firstName": "Naledi",
     "lastName": "Mokoena",
@@ -158,6 +160,35 @@ def test_b6_the_profile_after_registration(client: FlaskClient, profile: dict[st
     answer = client.post("/api/enhanced/complete-phase2-profile", json=profile, headers=headers)
     assert answer.status_code == 200
     assert answer.json["profile"] == profile
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("bio", "a\x7fb"),
+        ("bio", "a\x85b"),
+        ("bio", "a\x00b"),
+        ("bio", "a\ud800b"),
+        ("goals", ["fine", "a\x9fb"]),
+        ("socialLinks", {"twitter": "a\x1bb"}),
+    ],
+)
+def test_a_profile_holds_text_and_nothing_else(client: FlaskClient, person: Person, field: str, value: Any) -> None:
+    body = json.dumps({field: value})
+    answer = client.post(PROFILE, data=body, headers=person.bearer, content_type="application/json")
+    assert answer.status_code == 422
+    assert answer.json["errors"].keys() == {field}
+    assert "control characters" in answer.json["detail"]
+
+
+def test_a_profile_keeps_line_breaks_and_says_what_is_too_long(client: FlaskClient, person: Person) -> None:
+    told = {"bio": "At sea.\n\tSince\r\n1998 🦭"}
+    assert client.post(PROFILE, json=told, headers=person.bearer).json["profile"] == told
+    answer = client.post(PROFILE, json={"companyName": "x" * 256, "goals": ["x"] * 51}, headers=person.bearer)
+    assert answer.json["errors"] == {
+        "companyName": ["Company name is too long: at most 255."],
+        "goals": ["Goals is too long: at most 50."],
+    }
 
 
 def test_b7_the_three_step_page(client: FlaskClient) -> None:

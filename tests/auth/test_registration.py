@@ -212,6 +212,13 @@ def test_a_closed_accounts_repeat_opens_nothing(client: FlaskClient, db_session:
     assert register(client, "key-1").status_code == 422
 
 
+def test_a_repeat_whose_account_was_deleted_meanwhile_is_refused_in_words(app: Flask) -> None:
+    """The account was there when its key was looked up, and is gone when the password is compared."""
+    gone = registration._Known(is_taken=True, fingerprint="same", key_owner="deleted-meanwhile")
+    with app.app_context(), pytest.raises(registration.KeyUsedDifferently):
+        registration._repeat(gone, "same", PASSWORD, credentials.token)
+
+
 def test_a_refused_role_is_recorded_with_its_address(client: FlaskClient, db_session: Session) -> None:
     register(client, user_role="admin")
     register(client, key="x" * 201)
