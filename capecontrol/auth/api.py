@@ -41,13 +41,12 @@ from capecontrol.errors import DomainError, Invalid, NotReadable, RateLimited, R
 from capecontrol.web import rate_limits
 from capecontrol.web.error_handlers import status_of
 from capecontrol.web.json_requests import check_shape, idempotency_key, read_json, read_query, text_in_body
-from capecontrol.web.openapi import describes
+from capecontrol.web.openapi import LONGEST_TICKET, describes
 from capecontrol.web.rate_limits import limited
 
 endpoints = Blueprint("auth_api", __name__, url_prefix="/api")
 
 View = TypeVar("View", bound=Callable[..., Any])
-_LONGEST_TICKET = 500
 
 
 def older_page(view: View) -> View:
@@ -116,6 +115,7 @@ def validate_password() -> Response:
     body=RegistrationBody,
     answers={201: RegistrationAnswer, 409: None, 503: QueuedAnswer},
     takes_idempotency_key=True,
+    takes_ticket="optional",
 )
 @limited(rate_limits.REGISTER)
 def register() -> tuple[Response, int]:
@@ -125,7 +125,7 @@ def register() -> tuple[Response, int]:
 
 @endpoints.get("/auth/v2/registration-place")
 @public
-@describes("Where a ticket stands in the waiting room.", answers={200: PlaceAnswer, 422: None})
+@describes("Where a ticket stands in the waiting room.", answers={200: PlaceAnswer, 422: None}, takes_ticket="required")
 def registration_place() -> Response:
     """V9; the ticket comes in a header, because routers log paths."""
     ticket = _ticket()
@@ -145,6 +145,7 @@ def registration_place() -> Response:
     body=RegistrationBody,
     answers={201: OlderRegistrationAnswer, 409: None},
     takes_idempotency_key=True,
+    takes_ticket="optional",
 )
 @older_page
 @limited(rate_limits.REGISTER)
@@ -179,6 +180,7 @@ def register_step1() -> Response:
     body=RegistrationBody,
     answers={201: OlderRegistrationAnswer, 409: None},
     takes_idempotency_key=True,
+    takes_ticket="optional",
 )
 @older_page
 @limited(rate_limits.REGISTER)
@@ -342,7 +344,7 @@ def _queued(queued: waiting_room.Queued) -> Response:
 
 def _ticket() -> str | None:
     ticket = request.headers.get("X-Registration-Ticket")
-    if ticket is not None and len(ticket) > _LONGEST_TICKET:
+    if ticket is not None and len(ticket) > LONGEST_TICKET:
         raise waiting_room.NotATicket
     return ticket or None
 

@@ -16,6 +16,7 @@ from pydantic import (
 
 from capecontrol.web.text_rules import many_lines, one_line, spoken
 
+ROLES = ("customer", "client", "developer")
 LONGEST_LINE = 1000
 LONGEST_TEXT = 8000
 LONGEST_PASSWORD_READ = 4096
@@ -60,6 +61,24 @@ Written = Annotated[str, AfterValidator(_many_lines)]
 """Text as somebody wrote it, in one line or many."""
 
 
+def _describe_both_vocabularies(schema: dict[str, Any]) -> None:
+    """Add the browser client's names to a registration's schema, and that either kind of name will do."""
+    fields = schema["properties"]
+    name = {"anyOf": [{"type": "string", "maxLength": fields["full_name"]["maxLength"]}, {"type": "null"}]}
+    role = {"anyOf": [{"enum": [*ROLES, ""]}, {"type": "null"}]}
+    fields |= {
+        "firstName": {**name, "description": "With `lastName`, in the place of `full_name`."},
+        "lastName": {**name, "description": "With `firstName`, in the place of `full_name`."},
+        "user_role": {**role, "description": "`customer` means `client`, as absence does."},
+        "role": {**role, "description": "The same as `user_role`, which goes before it."},
+        "company": {**fields["company_name"], "description": "The same as `company_name`, which goes before it."},
+        "termsAccepted": {**fields["tos_accepted"], "description": "The same as `tos_accepted`."},
+        "terms": {**fields["tos_accepted"], "description": "The same as `tos_accepted`."},
+    }
+    schema["required"] = [field for field in schema["required"] if field != "full_name"]
+    schema["anyOf"] = [{"required": [field]} for field in ("full_name", "firstName", "lastName")]
+
+
 class EmailQuery(BaseModel):
     """An address to check."""
 
@@ -75,7 +94,7 @@ class PasswordBody(BaseModel):
 class RegistrationBody(BaseModel):
     """A registration in either vocabulary: the browser client's (`firstName`, `role`, `company`) or ours."""
 
-    model_config = ConfigDict(extra="ignore", populate_by_name=True)
+    model_config = ConfigDict(extra="ignore", populate_by_name=True, json_schema_extra=_describe_both_vocabularies)
 
     email: str = Field(max_length=1000)
     password: str = Field(max_length=LONGEST_PASSWORD_READ)
@@ -103,12 +122,11 @@ class RegistrationBody(BaseModel):
         data = dict(data)
         if data.get("full_name") is None and not data.keys().isdisjoint(("firstName", "lastName")):
             data["full_name"] = _joined_name(data.get("firstName"), data.get("lastName"))
-        if data.get("user_role") is None and "role" in data:
-            data["user_role"] = data["role"]
-        if data.get("user_role") in (None, ""):
-            data.pop("user_role", None)
-        elif data["user_role"] == "customer":
-            data["user_role"] = "client"
+        roles = [role for role in (data.pop("user_role", None), data.get("role")) if role not in (None, "")]
+        if roles:
+            refused = [role for role in roles if role not in ROLES]  # in either key: nothing hides behind the other
+            chosen = [*refused, *roles][0]
+            data["user_role"] = "client" if chosen == "customer" else chosen
         if data.get("company_name") is None and "company" in data:
             data["company_name"] = data["company"]
         return data

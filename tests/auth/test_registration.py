@@ -110,6 +110,10 @@ def test_any_text_is_a_name_and_stays_as_it_is(client: FlaskClient, db_session: 
         ({"user_role": "admin"}, "user_role"),
         ({"user_role": "root"}, "user_role"),
         ({"user_role": 1}, "user_role"),
+        ({"user_role": "", "role": "admin"}, "user_role"),
+        ({"user_role": "client", "role": "admin"}, "user_role"),
+        ({"user_role": "admin", "role": "client"}, "user_role"),
+        ({"user_role": "client", "role": ["admin"]}, "user_role"),
         ({"company_name": "x" * 256}, "company_name"),
         ({"company_name": {"a": 1}}, "company_name"),
         ({"tos_accepted": False}, "tos_accepted"),
@@ -124,6 +128,20 @@ def test_bad_input_is_refused_in_words_and_changes_nothing(
     assert isinstance(answer.json["detail"], str)
     assert db_session.scalar(select(func.count()).select_from(User)) == 0
     assert reasons(db_session) == ["invalid_input"]
+
+
+@pytest.mark.parametrize(
+    ("sent", "role"),
+    [
+        ({"user_role": "", "role": ""}, "client"),
+        ({"user_role": None, "role": "customer"}, "client"),
+        ({"user_role": "", "role": "developer"}, "developer"),
+        ({"user_role": "developer", "role": "customer"}, "developer"),
+        ({"user_role": "customer", "role": "developer"}, "client"),
+    ],
+)
+def test_a_role_is_taken_from_either_name(client: FlaskClient, sent: dict[str, object], role: str) -> None:
+    assert register(client, **sent).json["user_role"] == role
 
 
 def test_unknown_fields_are_ignored(client: FlaskClient, db_session: Session) -> None:
