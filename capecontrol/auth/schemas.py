@@ -11,6 +11,7 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationInfo,
+    computed_field,
     model_validator,
 )
 
@@ -80,9 +81,9 @@ def _describe_both_vocabularies(schema: dict[str, Any]) -> None:
 
 
 class EmailQuery(BaseModel):
-    """An address to check."""
+    """An address to check; one that is too long for any is no address, and not a mistake of the request."""
 
-    email: str = Field(max_length=1000)
+    email: str
 
 
 class PasswordBody(BaseModel):
@@ -254,6 +255,18 @@ class QueuedAnswer(BaseModel):
     ticket: str
     place: int
     eta_seconds: int
+
+
+class OlderQueuedAnswer(QueuedAnswer):
+    """The same for the older pages, which read `message`."""
+
+    success: bool = False
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def message(self) -> str:
+        """The sentence once more."""
+        return self.detail
 
 
 class PlaceAnswer(BaseModel):

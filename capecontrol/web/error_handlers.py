@@ -1,10 +1,11 @@
 """Each kind of failure to a status: as a page or, under /api/, as JSON."""
 
+from collections.abc import Callable
 from http import HTTPStatus
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
-from flask import Flask, Response, g, jsonify, redirect, render_template, request, url_for
+from flask import Flask, Response, current_app, g, jsonify, redirect, render_template, request, url_for
 from flask_wtf.csrf import CSRFError
 from sqlalchemy.exc import SQLAlchemyError
 from werkzeug.exceptions import HTTPException
@@ -13,6 +14,9 @@ from werkzeug.wrappers import Response as AnyResponse
 from capecontrol import errors
 from capecontrol.database import in_safe_words, is_passing
 from capecontrol.extensions import db, login_manager
+
+View = TypeVar("View", bound=Callable[..., Any])
+Wording = Callable[[int, str], dict[str, Any]]
 
 log = structlog.get_logger("errors")
 
@@ -43,6 +47,20 @@ _WORDS = {
     500: ("Something broke on our side", "It is written down and not your fault. Please try again."),
     503: ("We are busy", "Nothing was lost. Please try again in a few seconds."),
 }
+
+
+def words_errors(wording: Wording) -> Callable[[View], View]:
+    """Let an endpoint's errors say more, where its callers know another form: `wording(status, detail)` returns what
+    stands beside `detail` and `errors`.
+
+    Only leaves a note on the view, so that it holds as well for what is refused before the view is reached.
+    """
+
+    def note(view: View) -> View:
+        view.words_errors = wording  # type: ignore[attr-defined]
+        return view
+
+    return note
 
 
 def init_app(app: Flask) -> None:
@@ -97,7 +115,8 @@ def _answer(
 ) -> Response:
     title, explanation = _WORDS.get(status, (HTTPStatus(status).phrase, "Please try again."))
     if _wants_json():
-        response = jsonify({"detail": detail or f"{title}. {explanation}", "errors": field_errors or {}})
+        detail = detail or f"{title}. {explanation}"
+        response = jsonify({"detail": detail, "errors": field_errors or {}, **_more(status, detail)})
     else:
         response = Response(_page(status, title, detail or explanation), mimetype="text/html")
     response.status_code = status
@@ -109,6 +128,11 @@ def _answer(
     if retry_after is not None:
         response.headers["Retry-After"] = str(retry_after)
     return response
+
+
+def _more(status: int, detail: str) -> dict[str, Any]:
+    wording: Wording | None = getattr(current_app.view_functions.get(request.endpoint or ""), "words_errors", None)
+    return wording(status, detail) if wording else {}
 
 
 def _page(status: int, title: str, explanation: str) -> str:

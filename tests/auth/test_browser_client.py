@@ -1,6 +1,7 @@
 """Every request of the existing browser client, replayed (B1 to B7), with what it does with the answer."""
 
 import json
+import time
 from typing import Any
 
 import pytest
@@ -239,3 +240,18 @@ def test_a_preflight_is_answered_for_configured_origins_only(client: FlaskClient
         headers={"Origin": "https://www.example.com", "Access-Control-Request-Method": "POST"},
     )
     assert "Access-Control-Allow-Origin" not in answer.headers
+
+
+@pytest.mark.parametrize("path", ["/api/auth/register", "/api/auth/register/step2", "/api/auth/login"])
+def test_the_older_pages_read_every_error_the_same(client: FlaskClient, path: str) -> None:
+    late = {"X-Request-Start": str(int((time.time() - 9) * 1000))}
+    answers = [
+        client.get(path),
+        client.post(path, json={}),
+        client.post(path, data="email=a"),
+        client.post(path, json={"email": "x" * 2_000_000}),
+        client.post(path, json=AS_SENT, headers=late),
+    ]
+    assert [answer.status_code for answer in answers] == [405, 422, 415, 413, 503]
+    for answer in answers[1:]:
+        assert (answer.json["success"], answer.json["message"]) == (False, answer.json["detail"])

@@ -323,3 +323,13 @@ def test_who_waits_for_nothing_is_led_to_the_form(app: Flask) -> None:
     assert visitor.visit("/register/waiting").answer.request.path == "/register"
     visitor.client.set_cookie("waiting", "forged")
     assert visitor.visit("/register/waiting").answer.request.path == "/register"
+
+
+@pytest.mark.parametrize("path", ["/api/auth/register", "/api/auth/register/step2"])
+def test_the_older_pages_get_a_ticket_in_their_own_words(client: FlaskClient, path: str) -> None:
+    body = {"email": "lerato@example.com", "password": PASSWORD, "full_name": "Lerato Dube"}
+    with full_gate():
+        answer = client.post(path, json=body)
+    assert answer.status_code == 503
+    assert answer.json["ticket"]
+    assert (answer.json["success"], answer.json["message"]) == (False, answer.json["detail"])
