@@ -11,7 +11,7 @@ from capecontrol.audit import api as audit_api
 from capecontrol.audit import recorder
 from capecontrol.audit import views as audit_views
 from capecontrol.auth import api as auth_api
-from capecontrol.auth import availability, identity, passwords, waiting_room
+from capecontrol.auth import availability, identity, passwords, turned_away, waiting_room
 from capecontrol.auth import cli as auth_cli
 from capecontrol.auth import views as auth_views
 from capecontrol.conversations import api as conversations_api
@@ -109,7 +109,7 @@ def create_app(settings: config.Settings | None = None) -> Flask:
     csrf.init_app(app)
     identity.init_app(app, settings)
     rate_limits.init_app(app)
-    each_second.init_app(app, (rate_limits.share_counts, availability.record_checks))
+    each_second.init_app(app, (rate_limits.share_counts, availability.record_checks, turned_away.record_others))
 
     for blueprint in _PAGES:
         app.register_blueprint(blueprint)

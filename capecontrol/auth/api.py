@@ -249,8 +249,13 @@ def logout() -> tuple[str, int]:
 @describes("Store the profile of the second page.", body=ProfileBody, answers={200: ProfileAnswer})
 def complete_profile() -> Response:
     """V8."""
-    fields = read_json(ProfileBody).model_dump(exclude_none=True)
-    person = account.complete_profile(fields, actor=identity.signed_in())
+    actor = identity.signed_in()
+    try:
+        fields = read_json(ProfileBody).model_dump(exclude_none=True)
+    except (Invalid, NotReadable, UnsupportedContent) as refusal:
+        account.record_profile_refused(getattr(refusal, "errors", {}), actor=actor, error=refusal.detail)
+        raise
+    person = account.complete_profile(fields, actor=actor)
     answer = ProfileAnswer(message="Your profile is saved.", profile=person.profile or {})
     return jsonify(answer.model_dump())
 

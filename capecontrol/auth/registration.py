@@ -15,7 +15,7 @@ from capecontrol import clock, ids
 from capecontrol.audit import events
 from capecontrol.audit.actor import Actor
 from capecontrol.audit.recorder import record, record_failure
-from capecontrol.auth import email_addresses, passwords, waiting_room
+from capecontrol.auth import email_addresses, passwords, turned_away, waiting_room
 from capecontrol.auth.credentials import Credential, Mint, end_session_of
 from capecontrol.auth.email_addresses import EmailAddress
 from capecontrol.auth.models import IdempotencyKey, User
@@ -119,7 +119,7 @@ def register(
     idempotency key within 24 hours gives the same account and a fresh credential, if the password is the same.
     When the gate is full, or others wait already, raises waiting_room.Queued with a ticket to come again with.
     Raises Invalid, EmailTaken, KeyUsedDifferently, TicketSpent or Overloaded too. Each refusal is recorded and changes
-    nothing; being asked to wait is no refusal.
+    nothing, where there is no room as turned_away says; being asked to wait is no refusal.
     """
     try:
         address = _checked(application)
@@ -152,8 +152,11 @@ def register(
             details={"method": method, "role": user.user_role, "terms_source": application.terms_source},
         )
         db.session.commit()
-    except RetryLater:
+    except RetryLater as refusal:
         db.session.rollback()
+        is_refused = isinstance(refusal, Overloaded) and not isinstance(refusal, waiting_room.Queued)
+        if is_refused and turned_away.is_first():
+            record_refused(application.email, method=method, reason="overloaded", error=refusal.detail)
         raise
     except SQLAlchemyError as failure:
         db.session.rollback()

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
+from capecontrol.audit.models import AuditLog
 from tests.people import PASSWORD, Person
 
 EMAIL = "naledi@example.com"
@@ -180,6 +181,18 @@ def test_a_profile_holds_text_and_nothing_else(client: FlaskClient, person: Pers
     assert answer.status_code == 422
     assert answer.json["errors"].keys() == {field}
     assert "control characters" in answer.json["detail"]
+
+
+def test_a_refused_profile_is_recorded_with_the_fields_at_fault(
+    client: FlaskClient, person: Person, db_session: Any
+) -> None:
+    client.post(PROFILE, json={"bio": 5, "goals": "none"}, headers=person.bearer)
+    client.post(PROFILE, data=b"{", headers={**person.bearer, "Content-Type": "application/json"})
+    rows = db_session.query(AuditLog).filter_by(event_type="profile_updated").order_by(AuditLog.id).all()
+    assert [(row.user_id, row.success, row.event_metadata) for row in rows] == [
+        (person.id, False, {"fields": ["bio", "goals"]}),
+        (person.id, False, {"fields": []}),
+    ]
 
 
 def test_a_profile_keeps_line_breaks_and_says_what_is_too_long(client: FlaskClient, person: Person) -> None:

@@ -283,6 +283,11 @@ def test_somebody_elses_session_cannot_be_ended(
     answer = mine.client.post(f"/account/sessions/{other.id}/end", data={"csrf_token": _token(mine)})
     assert answer.status_code == 404
     assert noise.email in theirs.visit("/account").words
+    gone = mine.client.post("/account/sessions/none-such/end", data={"csrf_token": _token(mine)})
+    assert gone.status_code == 404
+    (denied,) = db_session.scalars(select(AuditLog).where(AuditLog.event_type == "access_denied"))
+    assert (denied.user_id, denied.subject_id, denied.event_metadata) == (person.id, other.id, {"wanted": "session"})
+    assert denied.success is False
 
 
 def test_a_forgotten_session_ends_by_itself(
