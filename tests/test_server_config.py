@@ -185,6 +185,11 @@ MALFORMED: dict[str, tuple[bytes, int]] = {
     "no HTTP": (b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n", 400),
     "another version": (REQUEST.replace(b"HTTP/1.1", b"HTTP/9.9") + b"\r\n", 400),
     "an expectation": (REQUEST + b"Expect: a miracle\r\n\r\n", 417),
+    "a malformed chunk": (
+        REQUEST.replace(b"GET /api/health", b"POST /api/auth/v2/login")
+        + b"Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n{}\r\n",
+        400,
+    ),
     "a transfer coding": (REQUEST + b"Transfer-Encoding: unheard-of\r\n\r\n", 501),
 }
 

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 import structlog
 from flask import Flask, Response, current_app, g, jsonify, redirect, render_template, request, url_for
 from flask_wtf.csrf import CSRFError
+from gunicorn.http.errors import ParseException
 from sqlalchemy.exc import SQLAlchemyError
 from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response as AnyResponse
@@ -90,6 +91,11 @@ def init_app(app: Flask) -> None:
             return error.get_response()  # a redirect
         own_words = error.description if error.code == 400 and type(error).description != error.description else None
         return _answer(error.code, detail=own_words, headers=_kept_headers(error))
+
+    @app.errorhandler(ParseException)
+    def malformed_on_the_way(_: ParseException) -> AnyResponse:
+        """A body in chunks is read by gunicorn only when a view asks for it."""
+        return _answer(400, detail="The request could not be read: a part of its body is malformed.")
 
     @app.errorhandler(SQLAlchemyError)
     def database_in_trouble(error: SQLAlchemyError) -> AnyResponse:
