@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from flask import Flask
+from flask import Flask, Response
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from capecontrol import config, database, each_second
@@ -11,7 +11,7 @@ from capecontrol.audit import api as audit_api
 from capecontrol.audit import recorder
 from capecontrol.audit import views as audit_views
 from capecontrol.auth import api as auth_api
-from capecontrol.auth import availability, identity, passwords, waiting_room
+from capecontrol.auth import availability, identity, passwords, turned_away, waiting_room
 from capecontrol.auth import cli as auth_cli
 from capecontrol.auth import views as auth_views
 from capecontrol.conversations import api as conversations_api
@@ -51,6 +51,12 @@ class _PlainFlask(Flask):
     def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
         """Return the function as it is; none of ours is a coroutine."""
         return func
+
+    def make_default_options_response(self) -> Response:
+        """Answer OPTIONS with what is allowed, and no body: Flask's empty one would be called HTML under /api/."""
+        response = super().make_default_options_response()
+        response.status_code = 204
+        return response
 
 
 def create_app(settings: config.Settings | None = None) -> Flask:
@@ -103,7 +109,7 @@ def create_app(settings: config.Settings | None = None) -> Flask:
     csrf.init_app(app)
     identity.init_app(app, settings)
     rate_limits.init_app(app)
-    each_second.init_app(app, (rate_limits.share_counts, availability.record_checks))
+    each_second.init_app(app, (rate_limits.share_counts, availability.record_checks, turned_away.record_others))
 
     for blueprint in _PAGES:
         app.register_blueprint(blueprint)

@@ -4,22 +4,29 @@ Imports nothing of ours, because gunicorn runs it before the application exists.
 seconds throughout.
 """
 
+import json
 import os
 import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
 
+from gunicorn import util
+from gunicorn.http import errors
+from gunicorn.workers.gthread import ThreadWorker
+
 # A dyno's router comes from outside; anywhere else the web server is for this machine alone.
 bind = f"{'0.0.0.0' if os.environ.get('DYNO') else '127.0.0.1'}:{os.environ.get('PORT') or 8000}"  # noqa: S104
 
 workers = int(os.environ.get("WEB_CONCURRENCY") or 2)
-worker_class = "gthread"
 threads = int(os.environ.get("WEB_THREADS") or 16)
 
 # Admission belongs to the gate in front of the password hash. A limit on sockets is blind to what a request wants,
 # makes new clients wait and cuts connections that a router keeps open.
 worker_connections = 1000
+
+# A request line of this many bytes still reaches the application, which refuses in its own words what is too long.
+limit_request_line = 8190
 
 # Each process builds an application of its own. Shared by fork, a database pool would be one socket with two
 # users, a thread started at boot would be missing in the children, and ids made from a copied state could repeat.
@@ -48,6 +55,87 @@ control_socket_disable = True
 accesslog = None  # the application writes a line for each request, with timings
 loglevel = "warning"
 proc_name = "capecontrol"
+
+# What a person reads where gunicorn alone answers, because the request never became one. The first kind that fits.
+_BROKEN = ("500 Internal Server Error", "Something broke on our side, and it is written down. Please try again.")
+_REFUSALS: tuple[tuple[type[Exception], str, str], ...] = (
+    *(
+        (kind, *_BROKEN)
+        for kind in (errors.InvalidResponseHeader, errors.InvalidResponseHeaderName, errors.ConfigurationProblem)
+    ),
+    (
+        errors.LimitRequestLine,
+        "414 URI Too Long",
+        f"This address is longer than {limit_request_line:,} characters. Shorten it, or send the same in a body.",
+    ),
+    (
+        errors.LimitRequestHeaders,
+        "431 Request Header Fields Too Large",
+        "Your browser or program sends more headers than we read. Clear the cookies of this site and try again.",
+    ),
+    (
+        errors.UnsupportedTransferCoding,
+        "501 Not Implemented",
+        "The body comes in a transfer coding that we do not read. Send it plainly, or in chunks.",
+    ),
+    (errors.ExpectationFailed, "417 Expectation Failed", "The only expectation that we meet is 100-continue."),
+    (
+        errors.ParseException,
+        "400 Bad Request",
+        "The request could not be read: its first line, a header or a part of its body is malformed.",
+    ),
+)
+
+
+class Worker(ThreadWorker):
+    """gunicorn's threaded worker, which refuses in the product's own form: JSON with a sentence, never HTML."""
+
+    def handle_error(self, req: Any, client: Any, addr: Any, exc: Exception) -> None:
+        """Answer what the application never saw or could not answer, and close the connection.
+
+        Text instead of JSON where the request could be read far enough to know that it is for a page. The log gets
+        the kind of mistake alone: a request line may hold an address.
+        """
+        request = req or getattr(exc, "req", None)
+        path = getattr(request, "path", None)
+        status, sentence = _refusal(exc)
+        if status.startswith("500"):
+            self.log.exception("Error handling a request")
+        else:
+            self.log.warning("Refused a request from %s: %s", addr[0] if addr else "-", type(exc).__name__)
+        try:
+            util.write_nonblock(client, _answer(status, sentence, is_page=_is_page(path)))
+        except OSError as failure:
+            self.log.debug("The refusal was not read: %s", failure)
+
+
+worker_class = Worker
+
+
+def _refusal(exc: Exception) -> tuple[str, str]:
+    """Return the status and the sentence for what gunicorn could not read."""
+    return next(((status, sentence) for kind, status, sentence in _REFUSALS if isinstance(exc, kind)), _BROKEN)
+
+
+def _is_page(path: Any) -> bool:
+    return isinstance(path, str) and path != "/api" and not path.startswith("/api/")
+
+
+def _answer(status: str, sentence: str, *, is_page: bool) -> bytes:
+    """Return a whole HTTP answer."""
+    body = f"{sentence}\n" if is_page else json.dumps({"detail": sentence, "errors": {}})
+    head = (
+        f"HTTP/1.1 {status}",
+        "Connection: close",
+        f"Content-Type: {'text/plain; charset=utf-8' if is_page else 'application/json'}",
+        f"Content-Length: {len(body)}",
+        "Cache-Control: no-store",
+        "X-Content-Type-Options: nosniff",
+        "",
+        body,
+    )
+    return "\r\n".join(head).encode("ascii")
+
 
 # The worker processes add up their metrics through files here. They must be in place before the application is
 # imported, and new for each server, because files of an earlier one would be counted again. A reload keeps them.

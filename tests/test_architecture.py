@@ -100,6 +100,8 @@ def breaches(path: Path) -> list[str]:
             found.append(f"{name} imports {imported}: nobody imports operations")
         if imported == "capecontrol.create_app" and name != "operations/worker.py":
             found.append(f"{name} imports the factory: only wsgi.py, the worker and tests do")
+        if imported.endswith("recorder.record_refusal") and feature != "web" and name != "auth/identity.py":
+            found.append(f"{name} imports {imported}: refusals before any service are recorded by web and identity")
         if "audit.recorder" in imported and (path.name in VIEW_FILES) and feature != "audit":
             found.append(f"{name} imports {imported}: what happened is recorded from services")
     return found
@@ -160,6 +162,14 @@ def test_only_clock_and_ids_ask_for_the_time_and_for_randomness() -> None:
         if name_of(path) in ("clock.py", "ids.py", "config.py") or name_of(path).startswith("operations/local"):
             continue
         assert not asks.search(path.read_text()), f"{name_of(path)} should ask clock or ids"
+
+
+def test_the_guard_sees_a_refusal_recorded_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(globals(), "PACKAGE", tmp_path)
+    for name, expected in (("audit/api.py", 1), ("web/doors.py", 0), ("auth/identity.py", 0)):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text('"""One."""\nfrom capecontrol.audit.recorder import record_refusal\n')
+        assert len(breaches(tmp_path / name)) == expected
 
 
 def test_the_guard_sees_a_breach(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,8 +1,10 @@
 """gunicorn's configuration: what it makes of its environment, and that a server started with it keeps its promises."""
 
 import http.client
+import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -13,9 +15,10 @@ from pathlib import Path
 import pytest
 from gunicorn.app.wsgiapp import WSGIApplication
 from gunicorn.config import Config
+from gunicorn.workers.gthread import ThreadWorker
 
 from capecontrol.operations.local import is_healthy
-from tests.live_server import REPOSITORY, free_port
+from tests.live_server import REPOSITORY, LiveServer, free_port
 
 CONFIGURATION = REPOSITORY / "capecontrol" / "server_config.py"
 STOP_SECONDS = 25
@@ -33,6 +36,8 @@ def app(environ, start_response):
         body = generate_latest(registry)
     else:
         time.sleep(float(environ["QUERY_STRING"] or 0))
+        if environ["PATH_INFO"].endswith("/broken"):
+            start_response("200 OK", [("X-Broken", "a\\nb")])
         said = environ["wsgi.url_scheme"], environ["REMOTE_ADDR"], str(os.getpid())
         body = " ".join(said).encode()
     start_response("200 OK", [("Content-Length", str(len(body)))])
@@ -108,7 +113,7 @@ def test_the_ladder_of_times_holds(configured):
     settings = configured()
     assert settings.keepalive > 90
     assert 8 < settings.graceful_timeout < STOP_SECONDS
-    assert settings.worker_class_str == "gthread"
+    assert issubclass(settings.worker_class, ThreadWorker)
     assert settings.worker_connections == 1000
     assert settings.control_socket_disable
     assert not settings.preload_app
@@ -155,3 +160,70 @@ def test_a_request_that_never_ends_does_not_keep_the_server(start):
         server.process.send_signal(signal.SIGTERM)
         server.process.wait(STOP_SECONDS)
         assert 1.5 < time.monotonic() - began < 5
+
+
+def raw(port: int, request: bytes) -> tuple[int, dict[str, str], bytes]:
+    """Send bytes as they are; return the answer, read until the server closes the connection."""
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
+        connection.sendall(request)
+        received = b"".join(iter(lambda: connection.recv(65536), b""))
+    head, _, body = received.partition(b"\r\n\r\n")
+    first, *lines = head.decode().split("\r\n")
+    headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
+    return int(first.split()[1]), headers, body
+
+
+REQUEST = b"GET /api/health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+MALFORMED: dict[str, tuple[bytes, int]] = {
+    "a line of 9,000 bytes": (REQUEST.replace(b"health", b"health?" + b"a" * 9_000) + b"\r\n", 414),
+    "a broken header": (REQUEST + b"No colon in this\r\n\r\n", 400),
+    "a header's name with a space": (REQUEST + b"Two words: x\r\n\r\n", 400),
+    "a header twice": (REQUEST + b"Host: localhost\r\n\r\n", 400),
+    "a header of 20,000 bytes": (REQUEST + b"Cookie: " + b"a" * 20_000 + b"\r\n\r\n", 431),
+    "two hundred headers": (REQUEST + b"".join(b"X-%d: 1\r\n" % n for n in range(200)) + b"\r\n", 431),
+    "no request line": (b"nonsense\r\n\r\n", 400),
+    "no HTTP": (b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n", 400),
+    "another version": (REQUEST.replace(b"HTTP/1.1", b"HTTP/9.9") + b"\r\n", 400),
+    "an expectation": (REQUEST + b"Expect: a miracle\r\n\r\n", 417),
+    "a malformed chunk": (
+        REQUEST.replace(b"GET /api/health", b"POST /api/auth/v2/login")
+        + b"Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n{}\r\n",
+        400,
+    ),
+    "a transfer coding": (REQUEST + b"Transfer-Encoding: unheard-of\r\n\r\n", 501),
+}
+
+
+@pytest.mark.parametrize(("request_", "status"), MALFORMED.values(), ids=MALFORMED)
+def test_what_never_becomes_a_request_is_refused_as_json(live_server: LiveServer, request_: bytes, status: int) -> None:
+    answered, headers, body = raw(live_server.port, request_)
+    assert (answered, headers["content-type"]) == (status, "application/json")
+    assert (headers["cache-control"], headers["connection"]) == ("no-store", "close")
+    assert json.loads(body).keys() == {"detail", "errors"}
+    assert len(body) == int(headers["content-length"])
+
+
+def test_a_long_request_line_reaches_the_application(live_server: LiveServer) -> None:
+    status, headers, body = raw(live_server.port, REQUEST.replace(b"health", b"x?" + b"a" * 5_000) + b"\r\n")
+    assert (status, headers["content-type"]) == (404, "application/json")
+    assert b"There is nothing here" in body
+
+
+def test_the_log_of_a_refusal_holds_nothing_of_the_request(live_server: LiveServer) -> None:
+    line = REQUEST.replace(b"health", b"health?email=lerato@example.com" + b"a" * 9_000)
+    raw(live_server.port, line + b"\r\n")
+    raw(live_server.port, REQUEST + b"lerato@example.com\r\n\r\n")
+    assert "InvalidHeader" in live_server.log()
+    assert "lerato" not in live_server.log()
+
+
+@pytest.mark.parametrize(
+    ("path", "content_type"), [("/broken", "text/plain; charset=utf-8"), ("/api/broken", "application/json")]
+)
+def test_an_application_that_breaks_is_answered_in_words(start, path: str, content_type: str) -> None:
+    server = start(WEB_CONCURRENCY="1")
+    line = f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+    status, headers, body = raw(server.port, line)
+    assert (status, headers["content-type"]) == (500, content_type)
+    assert b"Something broke on our side" in body
+    assert b"X-Broken" not in body

@@ -2,13 +2,12 @@
 
 from datetime import date, datetime, timedelta
 
-from flask import Blueprint, Response, jsonify, request
+from flask import Blueprint, Response, jsonify
 
 from capecontrol.audit import events, queries
 from capecontrol.audit.queries import EventDetail, Filters
-from capecontrol.audit.recorder import record_refusal
 from capecontrol.audit.schemas import EventTypesAnswer, LogRow, LogsAnswer, LogsQuery
-from capecontrol.auth.identity import actor_or_none, login_required, public, signed_in
+from capecontrol.auth.identity import login_required, public, record_denied, signed_in
 from capecontrol.web import pagination
 from capecontrol.web.json_requests import read_query
 from capecontrol.web.openapi import Problem, describes
@@ -85,7 +84,7 @@ def refuse_delete(reference: str) -> Response:  # noqa: ARG001 -- whichever it i
 
 def _refuse_delete() -> Response:
     sentence = "The audit log has no delete: what happened stays recorded. This try is recorded too."
-    record_refusal(events.ACCESS_DENIED, actor=actor_or_none(), error=sentence, details={"wanted": request.endpoint})
+    record_denied(sentence)
     response = jsonify(Problem(detail=sentence).model_dump())
     response.status_code = 405
     response.headers["Allow"] = "GET, HEAD, OPTIONS"

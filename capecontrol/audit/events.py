@@ -48,6 +48,8 @@ def all_events() -> dict[str, Event]:
 # Accounts. `method` says by which door: page, api, token, an older page, and so on.
 USER_REGISTRATION = _event("user_registration", "authentication", "method", "role", "terms_source")
 USER_REGISTRATION_FAILED = _event("user_registration_failed", "authentication", "method", "reason", level="warning")
+# A process's registrations for which there was no room, at most one event a second: how many beside the one named.
+REGISTRATIONS_TURNED_AWAY = _event("registrations_turned_away", "authentication", "number", level="warning")
 USER_LOGIN = _event("user_login", "authentication", "method", "remembered")
 USER_LOGIN_FAILED = _event("user_login_failed", "authentication", "method", "reason", level="warning")
 USER_LOGOUT = _event("user_logout", "authentication", "method")

@@ -131,6 +131,13 @@ def _registration_failed(happening: Happening, voice: _Voice) -> str:
     return f"Somebody could not open an account{address}{_because(happening)}"
 
 
+def _turned_away(happening: Happening, _voice: _Voice) -> str:
+    number = _count(happening.details.get("number"))
+    if number is None:
+        return "We were too busy for some more registrations"
+    return f"We were too busy for {number:,} more {'registration' if number == 1 else 'registrations'}"
+
+
 def _login(happening: Happening, voice: _Voice) -> str:
     if not happening.success:
         return f"{voice.name} could not sign in"
@@ -167,6 +174,8 @@ def _access_denied(happening: Happening, voice: _Voice) -> str:
     wanted = _text(happening.details.get("wanted"))
     if wanted.startswith("audit_api.refuse_delete"):
         return f"{voice.name} tried to erase a part of the audit log and {voice.was} refused"
+    if wanted == "session":
+        return f"{voice.name} tried to sign somebody else out and {voice.was} refused"
     place = _PLACES.get(wanted) or (f"{wanted}, which is not open to {voice.object}," if wanted else "something")
     return f"{voice.name} tried to open {place} and {voice.was} refused"
 
@@ -214,6 +223,7 @@ def _email_checks(happening: Happening, _voice: _Voice) -> str:
 _OTHERS: dict[str, Callable[[Happening, _Voice], str]] = {
     "user_registration": _registration,
     "user_registration_failed": _registration_failed,
+    "registrations_turned_away": _turned_away,
     "user_login": _login,
     "user_login_failed": _login_failed,
     "role_changed": _role_changed,

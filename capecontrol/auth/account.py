@@ -1,6 +1,6 @@
 """A person's own account: what it holds, where it is signed in; and who administers."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from sqlalchemy import select
@@ -8,7 +8,7 @@ from sqlalchemy import select
 from capecontrol import clock
 from capecontrol.audit import events
 from capecontrol.audit.actor import Actor
-from capecontrol.audit.recorder import record
+from capecontrol.audit.recorder import record, record_failure
 from capecontrol.auth import email_addresses, passwords
 from capecontrol.auth.models import User, UserSession
 from capecontrol.database import release_connection
@@ -33,13 +33,24 @@ def list_sessions(*, actor: Actor) -> list[UserSession]:
 
 
 def end_session(session_id: str, *, actor: Actor) -> None:
-    """Sign the actor out in one browser. Raises NotFound when the session is not theirs or over."""
+    """Sign the actor out in one browser. Raises NotFound when the session is over or somebody else's; the latter is
+    recorded."""
     row = db.session.scalar(
         select(UserSession).where(
             UserSession.id == session_id, UserSession.user_id == actor.id, UserSession.ended_at.is_(None)
         )
     )
     if row is None:
+        owner = db.session.scalar(select(UserSession.user_id).where(UserSession.id == session_id))
+        db.session.rollback()
+        if owner not in (None, actor.id):
+            record_failure(
+                events.ACCESS_DENIED,
+                actor=actor,
+                error="The session belongs to somebody else.",
+                details={"wanted": "session"},
+                subject_id=session_id,
+            )
         raise NotFound
     row.ended_at = clock.now()
     record(events.SESSION_ENDED, actor=actor, subject_id=row.id, details={"ended_session": row.id})
@@ -53,6 +64,13 @@ def complete_profile(fields: Mapping[str, Any], *, actor: Actor) -> User:
     record(events.PROFILE_UPDATED, actor=actor, subject_id=user.id, details={"fields": sorted(fields)})
     db.session.commit()
     return user
+
+
+def record_profile_refused(fields: Iterable[str], *, actor: Actor, error: str) -> None:
+    """Record that a profile was refused for its shape; `fields` are the ones at fault."""
+    record_failure(
+        events.PROFILE_UPDATED, actor=actor, subject_id=actor.id, error=error, details={"fields": sorted(fields)}
+    )
 
 
 def list_administrators() -> list[User]:

@@ -2,8 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import wraps
-from typing import Any, TypeVar
+from typing import Any
 
 from flask import Blueprint, Response, current_app, jsonify, request
 
@@ -23,6 +22,7 @@ from capecontrol.auth.schemas import (
     EmailQuery,
     MeAnswer,
     OlderAvailabilityAnswer,
+    OlderQueuedAnswer,
     OlderRegistrationAnswer,
     PasswordAnswer,
     PasswordBody,
@@ -39,42 +39,33 @@ from capecontrol.auth.schemas import (
 )
 from capecontrol.auth.tickets import NotATicket
 from capecontrol.config import Settings
-from capecontrol.errors import DomainError, Invalid, NotReadable, RateLimited, RetryLater, UnsupportedContent
+from capecontrol.errors import Invalid, NotReadable, RateLimited, UnsupportedContent
 from capecontrol.web import rate_limits
-from capecontrol.web.error_handlers import status_of
-from capecontrol.web.json_requests import check_shape, read_json, read_query, text_in_body
-from capecontrol.web.openapi import describes
+from capecontrol.web.error_handlers import words_errors
+from capecontrol.web.json_requests import check_shape, idempotency_key, read_json, read_query, text_in_body
+from capecontrol.web.openapi import LONGEST_TICKET, describes
 from capecontrol.web.rate_limits import limited
 
 endpoints = Blueprint("auth_api", __name__, url_prefix="/api")
 
-View = TypeVar("View", bound=Callable[..., Any])
-_LONGEST_KEY = 200
-_LONGEST_TICKET = 500
+
+def _unchecked(status: int, detail: str) -> dict[str, Any]:
+    """Say what a check of an address that failed found out, in V1's vocabulary: as a rule nothing, which blocks
+    nobody."""
+    if status == 422:
+        return {"available": False, "reason": "invalid_format", "message": detail}
+    return {"available": None, "reason": "rate_limited" if status == 429 else "validation_error", "message": detail}
 
 
-def older_page(view: View) -> View:
-    """Answer an older page the way it reads: `success` and `message` beside the rest."""
-
-    @wraps(view)
-    def answered(*args: Any, **kwargs: Any) -> Any:
-        try:
-            return view(*args, **kwargs)
-        except DomainError as refusal:
-            body = {"detail": refusal.detail, "errors": getattr(refusal, "errors", {})}
-            response = jsonify({**body, "success": False, "message": refusal.detail})
-            response.status_code = status_of(refusal)
-            if isinstance(refusal, RetryLater):
-                response.headers["Retry-After"] = str(refusal.retry_after)
-            return response
-
-    return answered  # type: ignore[return-value]
+def _failed(_status: int, detail: str) -> dict[str, Any]:
+    """Say it the way the older pages read it."""
+    return {"success": False, "message": detail}
 
 
 def comes_with_ticket() -> bool:
     """Say whether this registration was counted when its ticket was drawn: a turn must not be lost to a limit."""
     ticket = request.headers.get("X-Registration-Ticket", "")
-    return 0 < len(ticket) <= _LONGEST_TICKET and waiting_room.is_ours(ticket)
+    return 0 < len(ticket) <= LONGEST_TICKET and waiting_room.is_ours(ticket)
 
 
 @endpoints.get("/auth/v2/validate-email")
@@ -82,9 +73,10 @@ def comes_with_ticket() -> bool:
 @describes(
     "Whether an address can be registered.",
     query=EmailQuery,
-    answers={200: AvailabilityAnswer, 429: AvailabilityAnswer},
+    answers=dict.fromkeys((200, 422, 429, 503), AvailabilityAnswer),
 )
-def validate_email() -> Response | tuple[Response, int]:
+@words_errors(_unchecked)
+def validate_email() -> Response:
     """V1."""
     return _availability(lambda: read_query(EmailQuery).email)
 
@@ -94,9 +86,10 @@ def validate_email() -> Response | tuple[Response, int]:
 @describes(
     "Whether an address can be registered, without the address in the path.",
     body=EmailQuery,
-    answers={200: AvailabilityAnswer, 429: AvailabilityAnswer},
+    answers=dict.fromkeys((200, 422, 429, 503), AvailabilityAnswer),
 )
-def validate_email_by_post() -> Response | tuple[Response, int]:
+@words_errors(_unchecked)
+def validate_email_by_post() -> Response:
     """V1's twin: routers log paths, so this one keeps the address out of them."""
     return _availability(lambda: read_json(EmailQuery).email)
 
@@ -125,16 +118,17 @@ def validate_password() -> Response:
     body=RegistrationBody,
     answers={201: RegistrationAnswer, 409: None, 503: QueuedAnswer},
     takes_idempotency_key=True,
+    takes_ticket="optional",
 )
 @limited(rate_limits.REGISTER, unless=comes_with_ticket)
 def register() -> tuple[Response, int]:
     """V3."""
-    return _register("api", RegistrationAnswer)
+    return _register("api", RegistrationAnswer, QueuedAnswer)
 
 
 @endpoints.get("/auth/v2/registration-place")
 @public
-@describes("Where a ticket stands in the waiting room.", answers={200: PlaceAnswer, 422: None})
+@describes("Where a ticket stands in the waiting room.", answers={200: PlaceAnswer, 422: None}, takes_ticket="required")
 def registration_place() -> Response:
     """V9; the ticket comes in a header, because routers log paths."""
     ticket = _ticket()
@@ -152,22 +146,25 @@ def registration_place() -> Response:
 @describes(
     "Open an account, for the older page.",
     body=RegistrationBody,
-    answers={201: OlderRegistrationAnswer, 409: None},
+    answers={201: OlderRegistrationAnswer, 409: None, 503: OlderQueuedAnswer},
     takes_idempotency_key=True,
+    takes_ticket="optional",
 )
-@older_page
+@words_errors(_failed)
 @limited(rate_limits.REGISTER, unless=comes_with_ticket)
 def register_from_older_page() -> tuple[Response, int]:
     """V7."""
-    return _register("older page", OlderRegistrationAnswer)
+    return _register("older page", OlderRegistrationAnswer, OlderQueuedAnswer)
 
 
 @endpoints.post("/auth/register/step1")
 @public
 @describes(
-    "Whether an address can be registered, for the older page.", body=EmailQuery, answers={200: OlderAvailabilityAnswer}
+    "Whether an address can be registered, for the older page.",
+    body=EmailQuery,
+    answers=dict.fromkeys((200, 422, 429, 503), OlderAvailabilityAnswer),
 )
-@older_page
+@words_errors(lambda status, detail: _unchecked(status, detail) | _failed(status, detail))
 def register_step1() -> Response:
     """V7, first step: an address."""
     found = _check_email(lambda: read_json(EmailQuery).email)
@@ -186,14 +183,15 @@ def register_step1() -> Response:
 @describes(
     "Open an account, the older page's second step.",
     body=RegistrationBody,
-    answers={201: OlderRegistrationAnswer, 409: None},
+    answers={201: OlderRegistrationAnswer, 409: None, 503: OlderQueuedAnswer},
     takes_idempotency_key=True,
+    takes_ticket="optional",
 )
-@older_page
+@words_errors(_failed)
 @limited(rate_limits.REGISTER, unless=comes_with_ticket)
 def register_step2() -> tuple[Response, int]:
     """V7, second step: the account."""
-    return _register("older page, step 2", OlderRegistrationAnswer)
+    return _register("older page, step 2", OlderRegistrationAnswer, OlderQueuedAnswer)
 
 
 @endpoints.post("/auth/v2/login")
@@ -208,7 +206,7 @@ def login() -> Response:
 @endpoints.post("/auth/login")
 @public
 @describes("Sign in, for the older pages.", body=SignInBody, answers={200: SignInAnswer, 401: None})
-@older_page
+@words_errors(_failed)
 @limited(rate_limits.SIGN_IN)
 def login_from_older_page() -> Response:
     """V4; the older pages read the failure's `message`."""
@@ -259,28 +257,19 @@ def logout() -> tuple[str, int]:
 @describes("Store the profile of the second page.", body=ProfileBody, answers={200: ProfileAnswer})
 def complete_profile() -> Response:
     """V8."""
-    fields = read_json(ProfileBody).model_dump(exclude_none=True)
-    person = account.complete_profile(fields, actor=identity.signed_in())
+    actor = identity.signed_in()
+    try:
+        fields = read_json(ProfileBody).model_dump(exclude_none=True)
+    except (Invalid, NotReadable, UnsupportedContent) as refusal:
+        account.record_profile_refused(getattr(refusal, "errors", {}), actor=actor, error=refusal.detail)
+        raise
+    person = account.complete_profile(fields, actor=actor)
     answer = ProfileAnswer(message="Your profile is saved.", profile=person.profile or {})
     return jsonify(answer.model_dump())
 
 
-def _availability(read: Callable[[], str]) -> Response | tuple[Response, int]:
-    """Answer V1, in whose vocabulary trouble has a shape of its own: `available` is null and nothing is blocked."""
-    try:
-        found = _check_email(read)
-    except RetryLater as trouble:
-        is_limit = isinstance(trouble, RateLimited)
-        answer = AvailabilityAnswer(
-            available=None,
-            reason="rate_limited" if is_limit else "validation_error",
-            message=trouble.detail,
-            detail=trouble.detail,
-            errors={},
-        )
-        response = jsonify(answer.model_dump(exclude={"suggestion"}))
-        response.headers["Retry-After"] = str(trouble.retry_after)
-        return response, 429 if is_limit else 503
+def _availability(read: Callable[[], str]) -> Response:
+    found = _check_email(read)
     answer = AvailabilityAnswer(
         available=found.available, reason=found.reason, message=found.message, suggestion=found.suggestion
     )
@@ -302,10 +291,10 @@ def _check_email(read: Callable[[], str]) -> availability.Availability:
         raise
 
 
-def _register(method: str, shape: type[RegistrationAnswer]) -> tuple[Response, int]:
+def _register(method: str, shape: type[RegistrationAnswer], waiting_shape: type[QueuedAnswer]) -> tuple[Response, int]:
     try:
         body = read_json(RegistrationBody)
-        key, ticket = _idempotency_key(), _ticket()
+        key, ticket = idempotency_key(), _ticket()
     except (Invalid, NotReadable, UnsupportedContent) as refusal:
         wrong = ", ".join(getattr(refusal, "errors", {})) or refusal.detail
         registration.record_refused(text_in_body("email"), method=method, reason="invalid_input", error=wrong)
@@ -329,7 +318,7 @@ def _register(method: str, shape: type[RegistrationAnswer]) -> tuple[Response, i
             ticket=ticket,
         )
     except waiting_room.Queued as queued:
-        return _queued(queued), 503
+        return _queued(queued, waiting_shape), 503
     user = done.user
     answer = shape(
         id=user.id,
@@ -344,9 +333,9 @@ def _register(method: str, shape: type[RegistrationAnswer]) -> tuple[Response, i
     return jsonify(answer.model_dump(mode="json")), 201
 
 
-def _queued(queued: waiting_room.Queued) -> Response:
+def _queued(queued: waiting_room.Queued, shape: type[QueuedAnswer]) -> Response:
     place = queued.place
-    answer = QueuedAnswer(detail=queued.detail, ticket=queued.ticket, place=place.place, eta_seconds=place.eta_seconds)
+    answer = shape(detail=queued.detail, ticket=queued.ticket, place=place.place, eta_seconds=place.eta_seconds)
     response = jsonify(answer.model_dump())
     response.headers["Retry-After"] = str(queued.retry_after)
     return response
@@ -354,18 +343,9 @@ def _queued(queued: waiting_room.Queued) -> Response:
 
 def _ticket() -> str | None:
     ticket = request.headers.get("X-Registration-Ticket")
-    if ticket is not None and len(ticket) > _LONGEST_TICKET:
+    if ticket is not None and len(ticket) > LONGEST_TICKET:
         raise NotATicket
     return ticket or None
-
-
-def _idempotency_key() -> str | None:
-    key = request.headers.get("Idempotency-Key")
-    if key is None:
-        return None
-    if not 1 <= len(key) <= _LONGEST_KEY or not key.isascii() or not key.isprintable():
-        raise Invalid({"idempotency_key": ["Idempotency-Key must be 1 to 200 printable ASCII characters."]})
-    return key
 
 
 def _token_by_json(method: str) -> Response:

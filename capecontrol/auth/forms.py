@@ -9,7 +9,7 @@ from wtforms.fields import SelectChoice
 from wtforms.validators import InputRequired, ValidationError
 
 from capecontrol.auth import email_addresses
-from capecontrol.web.text_rules import one_line
+from capecontrol.web.text_rules import one_line, printable_key
 
 LONGEST_NAME = 200
 LONGEST_COMPANY = 255
@@ -63,6 +63,14 @@ class RegisterForm(FlaskForm):
     def validate_company_name(self, field: Field) -> None:
         """Allow one line."""
         _check_line(field, "The company's name", LONGEST_COMPANY)
+
+    def validate_idempotency_key(self, field: Field) -> None:
+        """Refuse what no page of ours has put there, and put nothing in its place."""
+        try:
+            printable_key(field.data or "none", label="The hidden key")
+        except ValueError:
+            field.data = None
+            raise ValidationError("This form was changed on its way to us. Please send it again.") from None
 
     def validate_terms(self, field: Field) -> None:
         """Require the tick."""

@@ -96,17 +96,17 @@ def admin_required(view: View) -> View:
     def guarded(*args: Any, **kwargs: Any) -> Any:
         actor = signed_in()
         if not actor.is_admin:
-            record_refusal(
-                events.ACCESS_DENIED,
-                actor=actor,
-                error="Only administrators may open this.",
-                details={"wanted": request.endpoint},
-            )
+            record_denied("Only administrators may open this.")
             raise Forbidden("Only administrators may open this.")
         return view(*args, **kwargs)
 
     guarded.access = "administrator"  # type: ignore[attr-defined]
     return guarded  # type: ignore[return-value]
+
+
+def record_denied(error: str) -> None:
+    """Record that whoever calls was refused this address, where no service is reached."""
+    record_refusal(events.ACCESS_DENIED, actor=actor_or_none(), error=error, details={"wanted": request.endpoint})
 
 
 def signed_in() -> Actor:

@@ -17,7 +17,7 @@ from capecontrol import clock, ids
 from capecontrol.audit import events
 from capecontrol.audit.actor import Actor
 from capecontrol.audit.recorder import record, record_failure
-from capecontrol.auth import email_addresses, passwords, waiting_room
+from capecontrol.auth import email_addresses, passwords, turned_away, waiting_room
 from capecontrol.auth.credentials import Credential, Mint, end_session_of
 from capecontrol.auth.email_addresses import EmailAddress
 from capecontrol.auth.models import IdempotencyKey, User
@@ -26,7 +26,7 @@ from capecontrol.database import is_passing
 from capecontrol.errors import Conflict, DomainError, Invalid, Overloaded, RetryLater, Unavailable
 from capecontrol.extensions import db
 
-TurnedAway = Callable[[], Overloaded]
+AtFullGate = Callable[[], Overloaded]
 """Says what somebody is told whom the gate cannot take."""
 
 KEY_LASTS = timedelta(hours=24)
@@ -125,30 +125,30 @@ def register(
     idempotency key within 24 hours gives the same account and a fresh credential, if the password is the same.
     When the gate is full, or others wait already, raises waiting_room.Queued with a ticket to come again with.
     Raises Invalid, EmailTaken, KeyUsedDifferently, TicketSpent or Overloaded too. Each refusal is recorded and changes
-    nothing; being asked to wait is no refusal.
+    nothing, where there is no room as turned_away says; being asked to wait is no refusal.
     """
     try:
         address = _checked(application)
         fingerprint = _fingerprint(application, address)
-        turned_away = partial(waiting_room.turned_away, address.key, ticket)
+        at_full_gate = partial(waiting_room.turned_away, address.key, ticket)
         room = waiting_room.look()
         known = _known(address, idempotency_key)  # spares the hash; the insert below is what decides
         if known.key_owner is not None:
-            return _repeat(known, fingerprint, application, actor=actor, mint=mint, turned_away=turned_away)
+            return _repeat(known, fingerprint, application, actor=actor, mint=mint, at_full_gate=at_full_gate)
         if known.is_taken:
             raise EmailTaken
         ticket_id = waiting_room.admit(address.key, ticket, room)
         try:
             password_hash = passwords.hash_for_registration(application.password)
         except Overloaded:
-            raise turned_away() from None
+            raise at_full_gate() from None
         user = _insert_account(application, address, password_hash)
         if user is None:
             known = _known(address, idempotency_key)
             db.session.rollback()
             if known.key_owner is None:
                 raise EmailTaken
-            return _repeat(known, fingerprint, application, actor=actor, mint=mint, turned_away=turned_away)
+            return _repeat(known, fingerprint, application, actor=actor, mint=mint, at_full_gate=at_full_gate)
         if idempotency_key is not None:
             _keep_key(idempotency_key, fingerprint, user)
         if ticket_id is not None:
@@ -162,8 +162,11 @@ def register(
             details={"method": method, "role": user.user_role, "terms_source": application.terms_source},
         )
         db.session.commit()
-    except RetryLater:
+    except RetryLater as refusal:
         db.session.rollback()
+        is_refused = isinstance(refusal, Overloaded) and not isinstance(refusal, waiting_room.Queued)
+        if is_refused and turned_away.is_first():
+            record_refused(application.email, method=method, reason="overloaded", error=refusal.detail)
         raise
     except SQLAlchemyError as failure:
         db.session.rollback()
@@ -275,7 +278,7 @@ def _repeat(
     *,
     actor: Actor | None,
     mint: Mint,
-    turned_away: TurnedAway,
+    at_full_gate: AtFullGate,
 ) -> Registered:
     """Answer a repeated registration as the first time: no answer is stored, so the password is asked again."""
     user = db.session.get(User, known.key_owner)
@@ -286,7 +289,7 @@ def _repeat(
     try:
         is_right = passwords.verify_for_registration(password_hash, application.password)
     except Overloaded:
-        raise turned_away() from None
+        raise at_full_gate() from None
     user = db.session.get(User, known.key_owner)
     if user is None or not is_right:
         raise KeyUsedDifferently

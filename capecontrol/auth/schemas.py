@@ -11,12 +11,15 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationInfo,
+    computed_field,
     model_validator,
 )
 
-from capecontrol.web.text_rules import one_line
+from capecontrol.web.text_rules import many_lines, one_line, spoken
 
+ROLES = ("customer", "client", "developer")
 LONGEST_LINE = 1000
+LONGEST_TEXT = 8000
 LONGEST_PASSWORD_READ = 4096
 """Characters of a password that are read at all; the rule's own limit is lower and says so in words."""
 
@@ -38,8 +41,12 @@ def _required_line(value: str, info: ValidationInfo) -> str:
     return line
 
 
+def _many_lines(value: str, info: ValidationInfo) -> str:
+    return many_lines(value, label=_label(info), limit=LONGEST_TEXT)
+
+
 def _label(info: ValidationInfo) -> str:
-    return (info.field_name or "text").replace("_", " ").capitalize()
+    return spoken(info.field_name or "text")
 
 
 def _accepted(value: bool | None) -> bool | None:
@@ -51,12 +58,32 @@ def _accepted(value: bool | None) -> bool | None:
 RequiredLine = Annotated[str, AfterValidator(_required_line)]
 OptionalLine = Annotated[str | None, BeforeValidator(_blank_is_absent), AfterValidator(_one_line)]
 """Text that may be absent; empty strings and null mean absent."""
+Written = Annotated[str, AfterValidator(_many_lines)]
+"""Text as somebody wrote it, in one line or many."""
+
+
+def _describe_both_vocabularies(schema: dict[str, Any]) -> None:
+    """Add the browser client's names to a registration's schema, and that either kind of name will do."""
+    fields = schema["properties"]
+    name = {"anyOf": [{"type": "string", "maxLength": fields["full_name"]["maxLength"]}, {"type": "null"}]}
+    role = {"anyOf": [{"enum": [*ROLES, ""]}, {"type": "null"}]}
+    fields |= {
+        "firstName": {**name, "description": "With `lastName`, in the place of `full_name`."},
+        "lastName": {**name, "description": "With `firstName`, in the place of `full_name`."},
+        "user_role": {**role, "description": "`customer` means `client`, as absence does."},
+        "role": {**role, "description": "The same as `user_role`, which goes before it."},
+        "company": {**fields["company_name"], "description": "The same as `company_name`, which goes before it."},
+        "termsAccepted": {**fields["tos_accepted"], "description": "The same as `tos_accepted`."},
+        "terms": {**fields["tos_accepted"], "description": "The same as `tos_accepted`."},
+    }
+    schema["required"] = [field for field in schema["required"] if field != "full_name"]
+    schema["anyOf"] = [{"required": [field]} for field in ("full_name", "firstName", "lastName")]
 
 
 class EmailQuery(BaseModel):
-    """An address to check."""
+    """An address to check; one that is too long for any is no address, and not a mistake of the request."""
 
-    email: str = Field(max_length=1000)
+    email: str
 
 
 class PasswordBody(BaseModel):
@@ -68,7 +95,7 @@ class PasswordBody(BaseModel):
 class RegistrationBody(BaseModel):
     """A registration in either vocabulary: the browser client's (`firstName`, `role`, `company`) or ours."""
 
-    model_config = ConfigDict(extra="ignore", populate_by_name=True)
+    model_config = ConfigDict(extra="ignore", populate_by_name=True, json_schema_extra=_describe_both_vocabularies)
 
     email: str = Field(max_length=1000)
     password: str = Field(max_length=LONGEST_PASSWORD_READ)
@@ -96,12 +123,11 @@ class RegistrationBody(BaseModel):
         data = dict(data)
         if data.get("full_name") is None and not data.keys().isdisjoint(("firstName", "lastName")):
             data["full_name"] = _joined_name(data.get("firstName"), data.get("lastName"))
-        if data.get("user_role") is None and "role" in data:
-            data["user_role"] = data["role"]
-        if data.get("user_role") in (None, ""):
-            data.pop("user_role", None)
-        elif data["user_role"] == "customer":
-            data["user_role"] = "client"
+        roles = [role for role in (data.pop("user_role", None), data.get("role")) if role not in (None, "")]
+        if roles:
+            refused = [role for role in roles if role not in ROLES]  # in either key: nothing hides behind the other
+            chosen = [*refused, *roles][0]
+            data["user_role"] = "client" if chosen == "customer" else chosen
         if data.get("company_name") is None and "company" in data:
             data["company_name"] = data["company"]
         return data
@@ -137,38 +163,31 @@ class ProfileBody(BaseModel):
 
     model_config = ConfigDict(extra="ignore")
 
-    companyName: str | None = Field(default=None, max_length=255)  # noqa: N815 -- the browser client's names
-    industry: str | None = Field(default=None, max_length=255)
-    companySize: str | None = Field(default=None, max_length=100)  # noqa: N815
-    businessType: str | None = Field(default=None, max_length=255)  # noqa: N815
-    useCase: str | None = Field(default=None, max_length=4000)  # noqa: N815
-    budget: str | None = Field(default=None, max_length=100)
-    goals: list[Annotated[str, Field(max_length=500)]] | None = Field(default=None, max_length=50)
-    preferredIntegrations: list[Annotated[str, Field(max_length=255)]] | None = Field(  # noqa: N815
+    companyName: Written | None = Field(default=None, max_length=255)  # noqa: N815 -- the browser client's names
+    industry: Written | None = Field(default=None, max_length=255)
+    companySize: Written | None = Field(default=None, max_length=100)  # noqa: N815
+    businessType: Written | None = Field(default=None, max_length=255)  # noqa: N815
+    useCase: Written | None = Field(default=None, max_length=4000)  # noqa: N815
+    budget: Written | None = Field(default=None, max_length=100)
+    goals: list[Annotated[Written, Field(max_length=500)]] | None = Field(default=None, max_length=50)
+    preferredIntegrations: list[Annotated[Written, Field(max_length=255)]] | None = Field(  # noqa: N815
         default=None, max_length=50
     )
-    timeline: str | None = Field(default=None, max_length=255)
-    experience: str | None = Field(default=None, max_length=4000)
-    githubUrl: str | None = Field(default=None, max_length=500)  # noqa: N815
-    portfolioUrl: str | None = Field(default=None, max_length=500)  # noqa: N815
-    skills: list[Annotated[str, Field(max_length=255)]] | None = Field(default=None, max_length=100)
-    specializations: list[Annotated[str, Field(max_length=255)]] | None = Field(default=None, max_length=100)
-    previousWork: str | None = Field(default=None, max_length=8000)  # noqa: N815
-    workType: str | None = Field(default=None, max_length=255)  # noqa: N815
-    availability: str | None = Field(default=None, max_length=255)
-    payoutMethod: str | None = Field(default=None, max_length=255)  # noqa: N815
-    bio: str | None = Field(default=None, max_length=8000)
-    profileImage: str | None = Field(default=None, max_length=2000)  # noqa: N815
+    timeline: Written | None = Field(default=None, max_length=255)
+    experience: Written | None = Field(default=None, max_length=4000)
+    githubUrl: Written | None = Field(default=None, max_length=500)  # noqa: N815
+    portfolioUrl: Written | None = Field(default=None, max_length=500)  # noqa: N815
+    skills: list[Annotated[Written, Field(max_length=255)]] | None = Field(default=None, max_length=100)
+    specializations: list[Annotated[Written, Field(max_length=255)]] | None = Field(default=None, max_length=100)
+    previousWork: Written | None = Field(default=None, max_length=8000)  # noqa: N815
+    workType: Written | None = Field(default=None, max_length=255)  # noqa: N815
+    availability: Written | None = Field(default=None, max_length=255)
+    payoutMethod: Written | None = Field(default=None, max_length=255)  # noqa: N815
+    bio: Written | None = Field(default=None, max_length=8000)
+    profileImage: Written | None = Field(default=None, max_length=2000)  # noqa: N815
     socialLinks: "SocialLinks | None" = None  # noqa: N815
     profileCompleted: bool | None = None  # noqa: N815
     phase2Completed: bool | None = None  # noqa: N815
-
-    @model_validator(mode="after")
-    def _text_only(self) -> "ProfileBody":
-        for text in _texts(self.model_dump(exclude_none=True)):
-            if any(ord(character) < 32 and character not in "\n\r\t" for character in text) or not _is_storable(text):
-                raise ValueError("Profile texts must not contain control characters.")
-        return self
 
 
 class SocialLinks(BaseModel):
@@ -176,9 +195,9 @@ class SocialLinks(BaseModel):
 
     model_config = ConfigDict(extra="ignore")
 
-    linkedin: str | None = Field(default=None, max_length=500)
-    twitter: str | None = Field(default=None, max_length=500)
-    website: str | None = Field(default=None, max_length=500)
+    linkedin: Written | None = Field(default=None, max_length=500)
+    twitter: Written | None = Field(default=None, max_length=500)
+    website: Written | None = Field(default=None, max_length=500)
 
 
 class AvailabilityAnswer(BaseModel):
@@ -238,6 +257,18 @@ class QueuedAnswer(BaseModel):
     eta_seconds: int
 
 
+class OlderQueuedAnswer(QueuedAnswer):
+    """The same for the older pages, which read `message`."""
+
+    success: bool = False
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def message(self) -> str:
+        """The sentence once more."""
+        return self.detail
+
+
 class PlaceAnswer(BaseModel):
     """V9; at one's turn `seconds_left` says how long it is still kept."""
 
@@ -291,18 +322,3 @@ def _joined_name(*names: Any) -> Any:
         (name for name in given if not isinstance(name, str)),
         " ".join(name.strip() for name in given if isinstance(name, str) and name.strip()),
     )
-
-
-def _texts(value: Any) -> list[str]:
-    if isinstance(value, str):
-        return [value]
-    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return [text for part in parts for text in _texts(part)]
-
-
-def _is_storable(text: str) -> bool:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return False  # a lone surrogate
-    return True

@@ -7,7 +7,7 @@ from flask.blueprints import BlueprintSetupState
 
 from capecontrol.auth.identity import login_required, signed_in
 from capecontrol.config import Settings
-from capecontrol.conversations import events, service
+from capecontrol.conversations import changes, events, service
 from capecontrol.conversations.schemas import (
     ChangeBody,
     ConversationAnswer,
@@ -22,15 +22,14 @@ from capecontrol.conversations.schemas import (
     StartAnswer,
     StartBody,
 )
-from capecontrol.errors import Invalid, Overloaded
+from capecontrol.errors import Overloaded
 from capecontrol.web import rate_limits
-from capecontrol.web.json_requests import read_json, read_query
+from capecontrol.web.json_requests import idempotency_key, read_json, read_query
 from capecontrol.web.openapi import describes
 
 endpoints = Blueprint("conversations_api", __name__, url_prefix="/api/conversations")
 
 _PLACES = "conversation_streams"
-_LONGEST_KEY = 200
 
 
 @endpoints.record
@@ -65,7 +64,7 @@ def start() -> tuple[Response, int]:
     actor = signed_in()
     rate_limits.hold_to(rate_limits.START_CONVERSATION, who=actor.id)
     body = read_json(StartBody)
-    started = service.start(actor=actor, title=body.title, content=body.content, idempotency_key=_idempotency_key())
+    started = service.start(actor=actor, title=body.title, content=body.content, idempotency_key=idempotency_key())
     answer = StartAnswer.of(started.conversation)
     if started.message is not None and started.reply is not None:
         answer.message = MessageAnswer.of(started.message)
@@ -90,17 +89,8 @@ def show(conversation_id: str) -> Response:
 )
 def change(conversation_id: str) -> Response:
     """C1."""
-    actor = signed_in()
     body = read_json(ChangeBody)
-    conversation = service.get_conversation(conversation_id, actor=actor)
-    if body.status == "active" and conversation.status == "deleted":
-        conversation = service.restore(conversation_id, actor=actor)
-    if body.title is not None:
-        conversation = service.rename(conversation_id, body.title, actor=actor)
-    if body.status == "active":
-        conversation = service.unarchive(conversation_id, actor=actor)
-    elif body.status == "archived":
-        conversation = service.archive(conversation_id, actor=actor)
+    conversation = changes.change(conversation_id, actor=signed_in(), title=body.title, status=body.status)
     return _json(ConversationAnswer.of(conversation))
 
 
@@ -109,7 +99,7 @@ def change(conversation_id: str) -> Response:
 @describes("Delete a conversation. It can be restored.", answers={204: None})
 def delete(conversation_id: str) -> tuple[str, int]:
     """C1."""
-    service.delete(conversation_id, actor=signed_in())
+    changes.delete(conversation_id, actor=signed_in())
     return "", 204
 
 
@@ -141,7 +131,7 @@ def post_message(conversation_id: str) -> tuple[Response, int]:
         body.content,
         actor=actor,
         parent_id=body.parent_id,
-        idempotency_key=_idempotency_key(),
+        idempotency_key=idempotency_key(),
     )
     answer = PostAnswer(message=MessageAnswer.of(posted.message), reply=MessageAnswer.of(posted.reply))
     return _json(answer), 202
@@ -183,12 +173,3 @@ def _give_back_after_failure(failure: BaseException | None) -> None:
 
 def _json(answer: Any) -> Response:
     return jsonify(answer.model_dump(mode="json"))
-
-
-def _idempotency_key() -> str | None:
-    key = request.headers.get("Idempotency-Key")
-    if key is None:
-        return None
-    if not 1 <= len(key) <= _LONGEST_KEY or not key.isascii() or not key.isprintable():
-        raise Invalid({"idempotency_key": ["Idempotency-Key must be 1 to 200 printable ASCII characters."]})
-    return key

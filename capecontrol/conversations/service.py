@@ -1,4 +1,4 @@
-"""What a person does with conversations: start, read, post, rename, archive, delete, restore.
+"""What a person does with conversations: start, read, post. What changes in one afterwards is in changes.py.
 
 Each command is one commit with its audit events. An id becomes a conversation only by way of its owner.
 """
@@ -111,9 +111,9 @@ def start(
     The same key from the same person gives the same conversation. Raises MessageRefused, TitleRefused,
     KeyUsedDifferently.
     """
-    with _refusals_recorded(events.CONVERSATION_STARTED, actor=actor):
+    with refusals_recorded(events.CONVERSATION_STARTED, actor=actor):
         if title is not None:
-            title = _checked_title(title)
+            title = checked_title(title)
         if content is not None:
             content = _checked_message(content)
         key = ids.fingerprint(idempotency_key) if idempotency_key else None
@@ -221,7 +221,7 @@ def post_message(
     archive. Without `parent_id` the message follows the last one. The same key with the same content gives the same
     message and reply. Raises NotFound, MessageRefused, UnknownParent, ConversationDeleted, KeyUsedDifferently.
     """
-    with _refusals_recorded(events.AI_PROMPT_REFUSED, actor=actor, subject_id=conversation_id):
+    with refusals_recorded(events.AI_PROMPT_REFUSED, actor=actor, subject_id=conversation_id):
         conversation = access_conversation(conversation_id, actor=actor, for_update=True)
         key = ids.fingerprint(idempotency_key) if idempotency_key else None
         posted = _already_posted(conversation, key)
@@ -236,50 +236,6 @@ def post_message(
         posted = _append(conversation, content, actor=actor, parent_id=parent_id, key=key)
         db.session.commit()
     return posted
-
-
-def rename(conversation_id: str, title: str, *, actor: Actor) -> Conversation:
-    """Give the conversation another title. Raises NotFound, TitleRefused, ConversationDeleted."""
-    with _changing(conversation_id, events.CONVERSATION_RENAMED, actor=actor) as conversation:
-        title = _checked_title(title)
-        if conversation.status == "deleted":
-            raise ConversationDeleted
-        conversation.title = title
-    return conversation
-
-
-def archive(conversation_id: str, *, actor: Actor) -> Conversation:
-    """Take the conversation off the everyday list. Raises NotFound, ConversationDeleted."""
-    with _changing(conversation_id, events.CONVERSATION_ARCHIVED, actor=actor) as conversation:
-        _move(conversation, "archived")
-    return conversation
-
-
-def unarchive(conversation_id: str, *, actor: Actor) -> Conversation:
-    """Put the conversation back on the everyday list. Raises NotFound, ConversationDeleted."""
-    with _changing(conversation_id, events.CONVERSATION_UNARCHIVED, actor=actor) as conversation:
-        _move(conversation, "active")
-    return conversation
-
-
-def delete(conversation_id: str, *, actor: Actor) -> Conversation:
-    """Put the conversation on the shelf of deleted ones, from where it can be restored. Raises NotFound."""
-    with _changing(conversation_id, events.CONVERSATION_DELETED, actor=actor) as conversation:
-        if conversation.status != "deleted":
-            conversation.status_before_delete = conversation.status
-            conversation.status = "deleted"
-            conversation.deleted_at = clock.now()
-    return conversation
-
-
-def restore(conversation_id: str, *, actor: Actor) -> Conversation:
-    """Return a deleted conversation to the shelf it came from. Raises NotFound."""
-    with _changing(conversation_id, events.CONVERSATION_RESTORED, actor=actor) as conversation:
-        if conversation.status == "deleted":
-            conversation.status = conversation.status_before_delete or "active"
-            conversation.status_before_delete = None
-            conversation.deleted_at = None
-    return conversation
 
 
 def position_of(message_id: str, conversation_id: str, *, field: str) -> tuple[datetime, str]:
@@ -302,6 +258,26 @@ def defer_reply(reply_id: str) -> None:
         jobs.configure_task(MAKE_REPLY, queue=REPLIES, connection=db.session.connection()).defer(reply_id=reply_id)
     except ConnectorException as failure:
         raise failure.__cause__ or failure from None  # the database's own error, which says whether it will pass
+
+
+@contextmanager
+def refusals_recorded(kind: Event, *, actor: Actor, subject_id: str | None = None) -> Iterator[None]:
+    """Undo and record what is refused meanwhile, as an act of this kind that failed."""
+    try:
+        yield
+    except (Invalid, Conflict) as refusal:
+        db.session.rollback()
+        details = {"reason": type(refusal).__name__} if "reason" in kind.details else None
+        record_failure(kind, actor=actor, error=refusal.detail, details=details, subject_id=subject_id)
+        raise
+
+
+def checked_title(text: str) -> str:
+    """Return the title as it is stored. Raises TitleRefused."""
+    try:
+        return wording.checked_title(text)
+    except ValueError as error:
+        raise TitleRefused({"title": [str(error)]}) from None
 
 
 def _insert(actor: Actor, title: str, key: str | None) -> Conversation | None:
@@ -397,49 +373,11 @@ def _append(
     return Posted(conversation, message, reply)
 
 
-@contextmanager
-def _changing(conversation_id: str, kind: Event, *, actor: Actor) -> Iterator[Conversation]:
-    """Yield the locked conversation, commit what changed with its event, or record the refusal.
-
-    Where nothing changed, nothing is recorded: to archive what is archived is no act.
-    """
-    with _refusals_recorded(kind, actor=actor, subject_id=conversation_id):
-        conversation = access_conversation(conversation_id, actor=actor, for_update=True)
-        yield conversation
-        if db.session.is_modified(conversation):
-            record(kind, actor=actor, subject_id=conversation.id)
-        db.session.commit()
-
-
-@contextmanager
-def _refusals_recorded(kind: Event, *, actor: Actor, subject_id: str | None = None) -> Iterator[None]:
-    try:
-        yield
-    except (Invalid, Conflict) as refusal:
-        db.session.rollback()
-        details = {"reason": type(refusal).__name__} if "reason" in kind.details else None
-        record_failure(kind, actor=actor, error=refusal.detail, details=details, subject_id=subject_id)
-        raise
-
-
-def _move(conversation: Conversation, status: str) -> None:
-    if conversation.status == "deleted":
-        raise ConversationDeleted
-    conversation.status = status
-
-
 def _checked_message(text: str) -> str:
     try:
         return wording.checked_message(text)
     except ValueError as error:
         raise MessageRefused({"content": [str(error)]}) from None
-
-
-def _checked_title(text: str) -> str:
-    try:
-        return wording.checked_title(text)
-    except ValueError as error:
-        raise TitleRefused({"title": [str(error)]}) from None
 
 
 def _what_fits(messages: Sequence[ConversationMessage], limit: int) -> Sequence[ConversationMessage]:

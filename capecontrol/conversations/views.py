@@ -9,7 +9,7 @@ from werkzeug.wrappers import Response
 from capecontrol import ids
 from capecontrol.audit.actor import Actor
 from capecontrol.auth.identity import login_required, signed_in
-from capecontrol.conversations import service
+from capecontrol.conversations import changes, service
 from capecontrol.conversations.forms import PostForm, RenameForm, StartForm
 from capecontrol.conversations.schemas import MessageAnswer
 from capecontrol.errors import Conflict, DomainError, Invalid, RateLimited
@@ -78,7 +78,7 @@ def rename(conversation_id: str) -> Response | Page:
     actor = signed_in()
     form = RenameForm()
     try:
-        service.rename(conversation_id, form["title"].data, actor=actor)
+        changes.rename(conversation_id, form["title"].data, actor=actor)
     except (Invalid, Conflict) as refusal:
         _explain(form, refusal)
         return _conversation_page(conversation_id, actor=actor, rename_form=form), status_of(refusal)
@@ -90,7 +90,7 @@ def rename(conversation_id: str) -> Response | Page:
 @login_required
 def archive(conversation_id: str) -> Response:
     """Take a conversation off the everyday list."""
-    service.archive(conversation_id, actor=signed_in())
+    changes.archive(conversation_id, actor=signed_in())
     flash("Archived. You find it on the Archived shelf.", "success")
     return redirect(url_for("conversations.list_all"), code=303)
 
@@ -99,7 +99,7 @@ def archive(conversation_id: str) -> Response:
 @login_required
 def unarchive(conversation_id: str) -> Response:
     """Put a conversation back on the everyday list."""
-    service.unarchive(conversation_id, actor=signed_in())
+    changes.unarchive(conversation_id, actor=signed_in())
     flash("Back among your conversations.", "success")
     return redirect(_address(conversation_id), code=303)
 
@@ -108,7 +108,7 @@ def unarchive(conversation_id: str) -> Response:
 @login_required
 def delete(conversation_id: str) -> Response:
     """Delete a conversation, with an offer to undo it."""
-    conversation = service.delete(conversation_id, actor=signed_in())
+    conversation = changes.delete(conversation_id, actor=signed_in())
     flash(conversation.id, "undo")
     return redirect(url_for("conversations.list_all"), code=303)
 
@@ -117,7 +117,7 @@ def delete(conversation_id: str) -> Response:
 @login_required
 def restore(conversation_id: str) -> Response:
     """Bring a deleted conversation back."""
-    service.restore(conversation_id, actor=signed_in())
+    changes.restore(conversation_id, actor=signed_in())
     flash("Restored, with everything in it.", "success")
     return redirect(_address(conversation_id), code=303)
 

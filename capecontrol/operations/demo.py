@@ -21,7 +21,7 @@ from capecontrol.audit.models import AuditLog
 from capecontrol.audit.recorder import record
 from capecontrol.auth import account, credentials, email_addresses, passwords, registration
 from capecontrol.auth.models import User
-from capecontrol.conversations import replies, service, wording
+from capecontrol.conversations import changes, replies, service, wording
 from capecontrol.conversations.assistants import Reply, connected_provider
 from capecontrol.conversations.models import Conversation, ConversationMessage
 from capecontrol.errors import Conflict
@@ -349,8 +349,8 @@ def _live_today(history: _History) -> str:
     old = service.start(actor=actor, content=TALKS[3][0])
     if old.reply is not None:
         replies.make_reply(old.reply.id)
-    service.rename(old.conversation.id, "Renaming and archiving", actor=actor)
-    service.archive(old.conversation.id, actor=actor)
+    changes.rename(old.conversation.id, "Renaming and archiving", actor=actor)
+    changes.archive(old.conversation.id, actor=actor)
     return actor.email
 
 

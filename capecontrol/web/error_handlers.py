@@ -1,11 +1,13 @@
 """Each kind of failure to a status: as a page or, under /api/, as JSON."""
 
+from collections.abc import Callable
 from http import HTTPStatus
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
-from flask import Flask, Response, g, jsonify, redirect, render_template, request, url_for
+from flask import Flask, Response, current_app, g, jsonify, redirect, render_template, request, url_for
 from flask_wtf.csrf import CSRFError
+from gunicorn.http.errors import ParseException
 from sqlalchemy.exc import SQLAlchemyError
 from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response as AnyResponse
@@ -13,6 +15,9 @@ from werkzeug.wrappers import Response as AnyResponse
 from capecontrol import errors
 from capecontrol.database import in_safe_words, is_passing
 from capecontrol.extensions import db, login_manager
+
+View = TypeVar("View", bound=Callable[..., Any])
+Wording = Callable[[int, str], dict[str, Any]]
 
 log = structlog.get_logger("errors")
 
@@ -45,6 +50,20 @@ _WORDS = {
 }
 
 
+def words_errors(wording: Wording) -> Callable[[View], View]:
+    """Let an endpoint's errors say more, where its callers know another form: `wording(status, detail)` returns what
+    stands beside `detail` and `errors`.
+
+    Only leaves a note on the view, so that it holds as well for what is refused before the view is reached.
+    """
+
+    def note(view: View) -> View:
+        view.words_errors = wording  # type: ignore[attr-defined]
+        return view
+
+    return note
+
+
 def init_app(app: Flask) -> None:
     """Register the handlers. One application-level handler chooses by path: a blueprint's never sees an unknown
     address."""
@@ -73,6 +92,11 @@ def init_app(app: Flask) -> None:
         own_words = error.description if error.code == 400 and type(error).description != error.description else None
         return _answer(error.code, detail=own_words, headers=_kept_headers(error))
 
+    @app.errorhandler(ParseException)
+    def malformed_on_the_way(_: ParseException) -> AnyResponse:
+        """A body in chunks is read by gunicorn only when a view asks for it."""
+        return _answer(400, detail="The request could not be read: a part of its body is malformed.")
+
     @app.errorhandler(SQLAlchemyError)
     def database_in_trouble(error: SQLAlchemyError) -> AnyResponse:
         db.session.rollback()
@@ -97,7 +121,8 @@ def _answer(
 ) -> Response:
     title, explanation = _WORDS.get(status, (HTTPStatus(status).phrase, "Please try again."))
     if _wants_json():
-        response = jsonify({"detail": detail or f"{title}. {explanation}", "errors": field_errors or {}})
+        detail = detail or f"{title}. {explanation}"
+        response = jsonify({"detail": detail, "errors": field_errors or {}, **_more(status, detail)})
     else:
         response = Response(_page(status, title, detail or explanation), mimetype="text/html")
     response.status_code = status
@@ -109,6 +134,11 @@ def _answer(
     if retry_after is not None:
         response.headers["Retry-After"] = str(retry_after)
     return response
+
+
+def _more(status: int, detail: str) -> dict[str, Any]:
+    wording: Wording | None = getattr(current_app.view_functions.get(request.endpoint or ""), "words_errors", None)
+    return wording(status, detail) if wording else {}
 
 
 def _page(status: int, title: str, explanation: str) -> str:

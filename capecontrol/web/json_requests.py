@@ -7,6 +7,7 @@ from flask import abort, request
 from pydantic import BaseModel, ValidationError
 
 from capecontrol.errors import Invalid, NotReadable, UnsupportedContent
+from capecontrol.web.text_rules import printable_key, spoken
 
 Shape = TypeVar("Shape", bound=BaseModel)
 
@@ -15,6 +16,7 @@ _SENTENCES = {
     "string_type": "{label} must be text.",
     "string_too_short": "{label} is too short: at least {min_length} characters.",
     "string_too_long": "{label} is too long: at most {max_length} characters.",
+    "too_long": "{label} is too long: at most {max_length}.",
     "bool_type": "{label} must be true or false.",
     "bool_parsing": "{label} must be true or false.",
     "int_type": "{label} must be a whole number.",
@@ -42,6 +44,17 @@ def read_json(shape: type[Shape]) -> Shape:
     if request.max_content_length is not None and len(body) >= request.max_content_length:
         abort(413)  # a body in chunks has no length to refuse beforehand, and is cut at the limit without a word
     return check_shape(shape, _parse(body))
+
+
+def idempotency_key() -> str | None:
+    """Return the request's `Idempotency-Key`, or None. Raises Invalid."""
+    key = request.headers.get("Idempotency-Key")
+    if key is None:
+        return None
+    try:
+        return printable_key(key, label="Idempotency-Key")
+    except ValueError as error:
+        raise Invalid({"idempotency_key": [str(error)]}) from None
 
 
 def text_in_body(name: str) -> str | None:
@@ -86,14 +99,8 @@ def _sentences(error: ValidationError) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for problem in error.errors(include_url=False, include_input=False):
         field = str(problem["loc"][0]) if problem["loc"] else "body"
-        words = {"label": _label(field), **problem.get("ctx", {})}
+        words = {"label": spoken(field), **problem.get("ctx", {})}
         sentence = _SENTENCES.get(problem["type"])
         text = sentence.format(**words) if sentence else problem["msg"].removeprefix("Value error, ")
         found.setdefault(field, []).append(text)
     return found
-
-
-def _label(field: str) -> str:
-    """Return a field's name as a person reads it: `fullName` and `full_name` are "Full name"."""
-    spaced = "".join(f" {letter.lower()}" if letter.isupper() else letter for letter in field)
-    return spaced.replace("_", " ").strip().capitalize()

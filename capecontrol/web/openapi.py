@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from flask import Blueprint, Flask, Response, current_app
 from pydantic import BaseModel, Field
@@ -11,9 +11,12 @@ from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from capecontrol.auth.identity import public
 from capecontrol.config import Settings
+from capecontrol.web.text_rules import LONGEST_KEY
 
 View = TypeVar("View", bound=Callable[..., Any])
 Schema = type[BaseModel]
+LONGEST_TICKET = 500
+Ticket = Literal["required", "optional"] | None
 
 endpoints = Blueprint("openapi_api", __name__)
 
@@ -66,6 +69,7 @@ class Description:
     answers: Mapping[int, Schema | None] = field(default_factory=dict)
     answer_type: str = _JSON
     takes_idempotency_key: bool = False
+    takes_ticket: Ticket = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,18 +99,19 @@ def describes(
     answers: Mapping[int, Schema | None] | None = None,
     answer_type: str = _JSON,
     takes_idempotency_key: bool = False,
+    takes_ticket: Ticket = None,
 ) -> Callable[[View], View]:
     """Describe an endpoint. It only leaves a note on the view, which `functools.wraps` carries outward.
 
     `answers` names the schema of each status; None stands for an answer without a shape of its own (an error's is
     always Problem). What follows from the rest need not be named: 401 and 403 from who may call, 404 from arguments
     in the path, 400, 413, 415 and 422 from a body, 422 from a query, 429 from a limit, and 503 anywhere.
-    `answer_type` is the content type of a success.
+    `answer_type` is the content type of a success; `takes_ticket` says whether the waiting room's header must come.
     """
 
     def note(view: View) -> View:
         view.described = Description(  # type: ignore[attr-defined]
-            summary, body, form, query, dict(answers or {200: None}), answer_type, takes_idempotency_key
+            summary, body, form, query, dict(answers or {200: None}), answer_type, takes_idempotency_key, takes_ticket
         )
         return view
 
@@ -210,6 +215,8 @@ def _operation(operation: Operation, schemas: dict[str, Any], names: dict[tuple[
     }
     if described.takes_idempotency_key:
         about["parameters"].append(_IDEMPOTENCY_KEY)
+    if described.takes_ticket:
+        about["parameters"].append({**_TICKET, "required": described.takes_ticket == "required"})
     for shape, content_type in ((described.body, _JSON), (described.form, _FORM)):
         if shape is not None:
             schema = {"$ref": f"#/components/schemas/{names[shape, 'validation']}"}
@@ -224,7 +231,14 @@ _IDEMPOTENCY_KEY = {
     "in": "header",
     "required": False,
     "description": "A new random value for each act; the same act sent again under it happens once.",
-    "schema": {"type": "string", "minLength": 1, "maxLength": 200, "pattern": "^[!-~]+$"},
+    # A space at either end is no part of a header's value (RFC 9110, 5.5).
+    "schema": {"type": "string", "minLength": 1, "maxLength": LONGEST_KEY, "pattern": "^[!-~]([ -~]*[!-~])?$"},
+}
+_TICKET = {
+    "name": "X-Registration-Ticket",
+    "in": "header",
+    "description": "The ticket that a 503 of a registration gave out.",
+    "schema": {"type": "string", "minLength": 1, "maxLength": LONGEST_TICKET, "pattern": "^[!-~]+$"},
 }
 
 
@@ -270,7 +284,7 @@ def _statuses(operation: Operation) -> set[int]:
         statuses.add(404)
     if described.body or described.form:
         statuses |= {400, 413, 415, 422}
-    if described.query or described.takes_idempotency_key:
+    if described.query or described.takes_idempotency_key or described.takes_ticket:
         statuses.add(422)
     if operation.is_limited:
         statuses.add(429)

@@ -56,6 +56,8 @@ class _Protected:
         """Answer as the application does."""
 
         def start(status: str, headers: Headers, *error: Any) -> Any:
+            if status.startswith("204"):  # nothing is said, so it has no type either; Flask would call it HTML
+                headers = [(name, value) for name, value in headers if name.lower() != "content-type"]
             own = {name.lower() for name, _ in headers}
             headers = headers + [(name, value) for name, lower, value in self._always if lower not in own]
             return start_response(status, self._cached_by_nobody(environ["PATH_INFO"], headers, own), *error)

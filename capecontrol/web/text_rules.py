@@ -2,6 +2,8 @@
 
 import unicodedata
 
+LONGEST_KEY = 200
+
 _ALLOWED_CONTROLS = {"\n", "\t"}
 
 
@@ -23,6 +25,19 @@ def many_lines(value: str, *, label: str, limit: int) -> str:
         raise ValueError(f"{label} must not contain control characters.")
     _check_length(value, label, limit)
     return value
+
+
+def printable_key(value: str, *, label: str) -> str:
+    """Return what a caller made up to tell one act from another. Refuses what is empty, long or not printable."""
+    if not 1 <= len(value) <= LONGEST_KEY or not value.isascii() or not value.isprintable():
+        raise ValueError(f"{label} must be 1 to {LONGEST_KEY} printable ASCII characters.")
+    return value
+
+
+def spoken(name: str) -> str:
+    """Return a field's name as a person reads it: `fullName` and `full_name` are "Full name"."""
+    spaced = "".join(f" {letter.lower()}" if letter.isupper() else letter for letter in name)
+    return spaced.replace("_", " ").strip().capitalize()
 
 
 def _check_length(value: str, label: str, limit: int) -> None:

@@ -69,6 +69,16 @@ def test_every_event_reads_as_a_sentence_both_ways(name: str, success: bool) -> 
             "You became an administrator",
         ),
         (
+            Happening("registrations_turned_away", False, None, False, {"number": 1200}),
+            "We were too busy for 1,200 more registrations",
+            "We were too busy for 1,200 more registrations",
+        ),
+        (
+            Happening("access_denied", False, "Sipho", details={"wanted": "session"}),
+            "Sipho tried to sign somebody else out and was refused",
+            "You tried to sign somebody else out and were refused",
+        ),
+        (
             Happening("access_denied", False, "Sipho", details={"wanted": "audit.search"}),
             "Sipho tried to open the audit log and was refused",
             "You tried to open the audit log and were refused",

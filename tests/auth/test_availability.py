@@ -89,6 +89,44 @@ def test_the_older_page_is_asked_too(client: FlaskClient) -> None:
     assert (answer["success"], answer["suggestion"]) == (True, "naledi@hotmail.com")
 
 
+# Errors, in the vocabulary of a check.
+
+
+@pytest.mark.parametrize("email", ["a" * 2_000 + "@example.com", "a" * 300_000, "@", " "])
+def test_what_is_too_long_or_odd_for_an_address_is_an_answer_and_no_error(client: FlaskClient, email: str) -> None:
+    for path in (PATH, "/api/auth/register/step1"):
+        answer = client.post(path, json={"email": email})
+        assert (answer.status_code, answer.json["available"], answer.json["reason"]) == (200, False, "invalid_format")
+        assert answer.json["message"]
+    assert check(client, email[:5_000])["reason"] == "invalid_format"
+
+
+@pytest.mark.parametrize("body", [{}, {"email": None}, {"email": 5}])
+def test_a_check_without_an_address_says_so_in_both_forms(client: FlaskClient, body: dict) -> None:
+    answers = [client.get(PATH), client.post(PATH, json=body), client.post("/api/auth/register/step1", json=body)]
+    for answer in answers:
+        assert answer.status_code == 422
+        assert (answer.json["available"], answer.json["reason"]) == (False, "invalid_format")
+        assert answer.json["errors"].keys() == {"email"}
+        assert answer.json["detail"] == answer.json["message"]
+    assert answers[2].json["success"] is False
+
+
+def test_a_check_that_came_too_late_blocks_nobody(client: FlaskClient) -> None:
+    """The budget is looked at before any view is reached."""
+    late = {"X-Request-Start": str(int((time.time() - 9) * 1000))}
+    answers = [
+        client.get(PATH, query_string={"email": FREE}, headers=late),
+        client.post(PATH, json={"email": FREE}, headers=late),
+        client.post("/api/auth/register/step1", json={"email": FREE}, headers=late),
+    ]
+    for answer in answers:
+        assert (answer.status_code, answer.json["available"], answer.json["reason"]) == (503, None, "validation_error")
+        assert answer.json["detail"] == answer.json["message"]
+        assert int(answer.headers["Retry-After"]) >= 1
+    assert answers[2].json["success"] is False
+
+
 # The look-up.
 
 

@@ -1,13 +1,17 @@
 """Every request of the existing browser client, replayed (B1 to B7), with what it does with the answer."""
 
+import json
+import time
 from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
 
+from capecontrol.audit.models import AuditLog
 from tests.people import PASSWORD, Person
 
 EMAIL = "naledi@example.com"
+PROFILE = "/api/enhanced/complete-phase2-profile"
 AS_SENT = {
     "firstName": "Naledi",
     "lastName": "Mokoena",
@@ -160,6 +164,47 @@ def test_b6_the_profile_after_registration(client: FlaskClient, profile: dict[st
     assert answer.json["profile"] == profile
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("bio", "a\x7fb"),
+        ("bio", "a\x85b"),
+        ("bio", "a\x00b"),
+        ("bio", "a\ud800b"),
+        ("goals", ["fine", "a\x9fb"]),
+        ("socialLinks", {"twitter": "a\x1bb"}),
+    ],
+)
+def test_a_profile_holds_text_and_nothing_else(client: FlaskClient, person: Person, field: str, value: Any) -> None:
+    body = json.dumps({field: value})
+    answer = client.post(PROFILE, data=body, headers=person.bearer, content_type="application/json")
+    assert answer.status_code == 422
+    assert answer.json["errors"].keys() == {field}
+    assert "control characters" in answer.json["detail"]
+
+
+def test_a_refused_profile_is_recorded_with_the_fields_at_fault(
+    client: FlaskClient, person: Person, db_session: Any
+) -> None:
+    client.post(PROFILE, json={"bio": 5, "goals": "none"}, headers=person.bearer)
+    client.post(PROFILE, data=b"{", headers={**person.bearer, "Content-Type": "application/json"})
+    rows = db_session.query(AuditLog).filter_by(event_type="profile_updated").order_by(AuditLog.id).all()
+    assert [(row.user_id, row.success, row.event_metadata) for row in rows] == [
+        (person.id, False, {"fields": ["bio", "goals"]}),
+        (person.id, False, {"fields": []}),
+    ]
+
+
+def test_a_profile_keeps_line_breaks_and_says_what_is_too_long(client: FlaskClient, person: Person) -> None:
+    told = {"bio": "At sea.\n\tSince\r\n1998 🦭"}
+    assert client.post(PROFILE, json=told, headers=person.bearer).json["profile"] == told
+    answer = client.post(PROFILE, json={"companyName": "x" * 256, "goals": ["x"] * 51}, headers=person.bearer)
+    assert answer.json["errors"] == {
+        "companyName": ["Company name is too long: at most 255."],
+        "goals": ["Goals is too long: at most 50."],
+    }
+
+
 def test_b7_the_three_step_page(client: FlaskClient) -> None:
     assert client.post("/api/auth/register/step1", json={"email": EMAIL}).json["success"] is True
     done = client.post(
@@ -208,3 +253,18 @@ def test_a_preflight_is_answered_for_configured_origins_only(client: FlaskClient
         headers={"Origin": "https://www.example.com", "Access-Control-Request-Method": "POST"},
     )
     assert "Access-Control-Allow-Origin" not in answer.headers
+
+
+@pytest.mark.parametrize("path", ["/api/auth/register", "/api/auth/register/step2", "/api/auth/login"])
+def test_the_older_pages_read_every_error_the_same(client: FlaskClient, path: str) -> None:
+    late = {"X-Request-Start": str(int((time.time() - 9) * 1000))}
+    answers = [
+        client.get(path),
+        client.post(path, json={}),
+        client.post(path, data="email=a"),
+        client.post(path, json={"email": "x" * 2_000_000}),
+        client.post(path, json=AS_SENT, headers=late),
+    ]
+    assert [answer.status_code for answer in answers] == [405, 422, 415, 413, 503]
+    for answer in answers[1:]:
+        assert (answer.json["success"], answer.json["message"]) == (False, answer.json["detail"])

@@ -110,6 +110,10 @@ def test_any_text_is_a_name_and_stays_as_it_is(client: FlaskClient, db_session: 
         ({"user_role": "admin"}, "user_role"),
         ({"user_role": "root"}, "user_role"),
         ({"user_role": 1}, "user_role"),
+        ({"user_role": "", "role": "admin"}, "user_role"),
+        ({"user_role": "client", "role": "admin"}, "user_role"),
+        ({"user_role": "admin", "role": "client"}, "user_role"),
+        ({"user_role": "client", "role": ["admin"]}, "user_role"),
         ({"company_name": "x" * 256}, "company_name"),
         ({"company_name": {"a": 1}}, "company_name"),
         ({"tos_accepted": False}, "tos_accepted"),
@@ -124,6 +128,20 @@ def test_bad_input_is_refused_in_words_and_changes_nothing(
     assert isinstance(answer.json["detail"], str)
     assert db_session.scalar(select(func.count()).select_from(User)) == 0
     assert reasons(db_session) == ["invalid_input"]
+
+
+@pytest.mark.parametrize(
+    ("sent", "role"),
+    [
+        ({"user_role": "", "role": ""}, "client"),
+        ({"user_role": None, "role": "customer"}, "client"),
+        ({"user_role": "", "role": "developer"}, "developer"),
+        ({"user_role": "developer", "role": "customer"}, "developer"),
+        ({"user_role": "customer", "role": "developer"}, "client"),
+    ],
+)
+def test_a_role_is_taken_from_either_name(client: FlaskClient, sent: dict[str, object], role: str) -> None:
+    assert register(client, **sent).json["user_role"] == role
 
 
 def test_unknown_fields_are_ignored(client: FlaskClient, db_session: Session) -> None:
@@ -210,6 +228,16 @@ def test_a_closed_accounts_repeat_opens_nothing(client: FlaskClient, db_session:
     db_session.execute(update(User).values(is_active=False))
     db_session.commit()
     assert register(client, "key-1").status_code == 422
+
+
+def test_a_repeat_whose_account_was_deleted_meanwhile_is_refused_in_words(app: Flask) -> None:
+    """The account was there when its key was looked up, and is gone when the password is compared."""
+    gone = registration._Known(is_taken=True, fingerprint="same", key_owner="deleted-meanwhile")
+    application = registration.Application("lerato@example.com", PASSWORD, "Lerato Dube", "client")
+    with app.app_context(), pytest.raises(registration.KeyUsedDifferently):
+        registration._repeat(
+            gone, "same", application, actor=None, mint=credentials.token, at_full_gate=registration.Overloaded
+        )
 
 
 def test_a_refused_role_is_recorded_with_its_address(client: FlaskClient, db_session: Session) -> None:

@@ -283,6 +283,11 @@ def test_somebody_elses_session_cannot_be_ended(
     answer = mine.client.post(f"/account/sessions/{other.id}/end", data={"csrf_token": _token(mine)})
     assert answer.status_code == 404
     assert noise.email in theirs.visit("/account").words
+    gone = mine.client.post("/account/sessions/none-such/end", data={"csrf_token": _token(mine)})
+    assert gone.status_code == 404
+    (denied,) = db_session.scalars(select(AuditLog).where(AuditLog.event_type == "access_denied"))
+    assert (denied.user_id, denied.subject_id, denied.event_metadata) == (person.id, other.id, {"wanted": "session"})
+    assert denied.success is False
 
 
 def test_a_forgotten_session_ends_by_itself(
@@ -359,3 +364,22 @@ def test_a_busy_database_keeps_what_was_typed_and_is_recorded(
     # The record refers to people, so it could not be written either; it is on standard error.
     assert '"user_registration_failed"' in capsys.readouterr().err
     assert register(visitor).answer.request.path == "/conversations"
+
+
+def test_a_tick_is_sent_as_yes(patient: Visitor) -> None:
+    assert patient.page is not None
+    assert patient.page.find("input", attrs={"name": "terms"})["value"] == "yes"
+    again = register(patient, status=422, email="no")
+    assert again.find("input", attrs={"name": "terms"})["value"] == "yes"
+    assert again.find("input", attrs={"name": "terms"}).has_attr("checked")
+
+
+@pytest.mark.parametrize("key", ["x" * 201, "na\u00efve", "a\tb"])
+def test_a_hidden_key_that_no_page_of_ours_made_is_refused(patient: Visitor, db_session: Session, key: str) -> None:
+    page = register(patient, status=422, idempotency_key=key)
+    assert "This form was changed on its way" in page.words
+    fresh = page.find("input", attrs={"name": "idempotency_key"})["value"]
+    assert fresh not in ("", key)
+    assert db_session.scalar(select(func.count()).select_from(User)) == 0
+    register(patient)
+    assert db_session.scalar(select(func.count()).select_from(User)) == 1

@@ -549,3 +549,13 @@ def test_the_page_is_drawn_however_late_the_request_comes(app: Flask) -> None:
     late = str(int((clock.now().timestamp() - 20) * 1000))
     assert visitor.client.get("/register/waiting", headers={"X-Request-Start": late}).status_code == 200
     assert visitor.client.get("/register", headers={"X-Request-Start": late}).status_code == 503
+
+
+@pytest.mark.parametrize("path", ["/api/auth/register", "/api/auth/register/step2"])
+def test_the_older_pages_get_a_ticket_in_their_own_words(client: FlaskClient, path: str) -> None:
+    body = {"email": "lerato@example.com", "password": PASSWORD, "full_name": "Lerato Dube"}
+    with full_gate():
+        answer = client.post(path, json=body)
+    assert answer.status_code == 503
+    assert answer.json["ticket"]
+    assert (answer.json["success"], answer.json["message"]) == (False, answer.json["detail"])

@@ -105,6 +105,14 @@ def test_deleting_answers_204_and_can_be_undone(as_program, conversation) -> Non
     assert as_program("PATCH", path, json={"status": "active"}).json["status"] == "active"
 
 
+def test_a_deleted_conversation_with_a_bad_title_stays_deleted(as_program, conversation) -> None:
+    path = f"/api/conversations/{conversation['id']}"
+    as_program("DELETE", path)
+    assert as_program("PATCH", path, json={"status": "active", "title": ""}).status_code == 422
+    assert as_program("GET", path).json["status"] == "deleted"
+    assert as_program("PATCH", path, json={"status": "active", "title": "Floor"}).json["title"] == "Floor"
+
+
 def test_posting_answers_202_with_the_message_and_the_reply_to_come(as_program, conversation) -> None:
     answer = as_program("POST", f"/api/conversations/{conversation['id']}/messages", json={"content": "**Hi** 🦭"})
     assert answer.status_code == 202

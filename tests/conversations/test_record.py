@@ -6,7 +6,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from capecontrol.audit.models import AuditLog
-from capecontrol.conversations import service
+from capecontrol.conversations import changes, service
 from capecontrol.errors import Conflict, Invalid, NotFound
 from tests.people import Person
 
@@ -20,11 +20,11 @@ def test_every_act_is_one_event(app: Flask, person: Person, db_session: Session)
     with app.app_context():
         conversation = service.start(actor=person.actor, title="Tides").conversation
         service.post_message(conversation.id, "When is high water?", actor=person.actor)
-        service.rename(conversation.id, "Tides and currents", actor=person.actor)
-        service.archive(conversation.id, actor=person.actor)
-        service.unarchive(conversation.id, actor=person.actor)
-        service.delete(conversation.id, actor=person.actor)
-        service.restore(conversation.id, actor=person.actor)
+        changes.rename(conversation.id, "Tides and currents", actor=person.actor)
+        changes.archive(conversation.id, actor=person.actor)
+        changes.unarchive(conversation.id, actor=person.actor)
+        changes.delete(conversation.id, actor=person.actor)
+        changes.restore(conversation.id, actor=person.actor)
     assert recorded(db_session) == [
         (name, True)
         for name in (
@@ -44,9 +44,9 @@ def test_what_is_refused_is_recorded_as_refused(app: Flask, person: Person, nois
         conversation = service.start(actor=person.actor, title="Tides").conversation
         with pytest.raises(Invalid):
             service.post_message(conversation.id, "\x07", actor=person.actor)
-        service.delete(conversation.id, actor=person.actor)
+        changes.delete(conversation.id, actor=person.actor)
         with pytest.raises(Conflict):
-            service.rename(conversation.id, "Too late", actor=person.actor)
+            changes.rename(conversation.id, "Too late", actor=person.actor)
         with pytest.raises(NotFound):
             service.get_conversation(conversation.id, actor=noise.actor)
     assert recorded(db_session)[1:] == [
@@ -60,6 +60,6 @@ def test_what_is_refused_is_recorded_as_refused(app: Flask, person: Person, nois
 def test_an_act_that_changes_nothing_is_no_event(app: Flask, person: Person, db_session: Session) -> None:
     with app.app_context():
         conversation = service.start(actor=person.actor, title="Tides").conversation
-        service.unarchive(conversation.id, actor=person.actor)
-        service.restore(conversation.id, actor=person.actor)
+        changes.unarchive(conversation.id, actor=person.actor)
+        changes.restore(conversation.id, actor=person.actor)
     assert recorded(db_session) == [("conversation_started", True)]

@@ -6,7 +6,7 @@ from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 
 from capecontrol.audit.models import AuditLog
-from capecontrol.conversations import service
+from capecontrol.conversations import changes, service
 from capecontrol.conversations.models import Conversation, ConversationMessage
 from capecontrol.errors import Invalid, NotFound
 from tests.people import Person
@@ -227,7 +227,7 @@ def test_a_key_is_not_stored_as_it_was_sent(app: Flask, person: Person, conversa
 
 def test_posting_takes_a_conversation_out_of_the_archive(app: Flask, person: Person, conversation, db_session) -> None:
     with app.app_context():
-        service.archive(conversation.id, actor=person.actor)
+        changes.archive(conversation.id, actor=person.actor)
     post(app, person, conversation.id)
     assert stored(db_session, conversation.id).status == "active"
     assert ("conversation_unarchived", True) in events_of(db_session, person)
@@ -237,7 +237,7 @@ def test_posting_into_a_deleted_conversation_is_refused_in_words(
     app: Flask, person: Person, conversation: Conversation, db_session: Session
 ) -> None:
     with app.app_context():
-        service.delete(conversation.id, actor=person.actor)
+        changes.delete(conversation.id, actor=person.actor)
     with pytest.raises(service.ConversationDeleted, match="Restore it first"):
         post(app, person, conversation.id)
     assert events_of(db_session, person)[-1] == ("ai_prompt_refused", False)
@@ -257,12 +257,13 @@ def test_somebody_elses_conversation_is_not_there_and_the_try_is_recorded(
         lambda: service.list_latest_messages(conversation.id, actor=actor),
         lambda: service.post_message(conversation.id, "Hello", actor=actor),
         lambda: service.post_message(conversation.id, "", actor=actor),
-        lambda: service.rename(conversation.id, "Mine", actor=actor),
-        lambda: service.rename(conversation.id, "", actor=actor),
-        lambda: service.archive(conversation.id, actor=actor),
-        lambda: service.unarchive(conversation.id, actor=actor),
-        lambda: service.delete(conversation.id, actor=actor),
-        lambda: service.restore(conversation.id, actor=actor),
+        lambda: changes.rename(conversation.id, "Mine", actor=actor),
+        lambda: changes.rename(conversation.id, "", actor=actor),
+        lambda: changes.change(conversation.id, actor=actor, title="Mine", status="active"),
+        lambda: changes.archive(conversation.id, actor=actor),
+        lambda: changes.unarchive(conversation.id, actor=actor),
+        lambda: changes.delete(conversation.id, actor=actor),
+        lambda: changes.restore(conversation.id, actor=actor),
     ]
     for attempt in tries:
         with app.app_context(), pytest.raises(NotFound):
@@ -307,7 +308,7 @@ def test_shelves_hold_what_was_put_on_them(app: Flask, person: Person, conversat
             ]
 
     actor, seen = person.actor, []
-    for command in (service.archive, service.delete, service.restore, service.unarchive, service.delete):
+    for command in (changes.archive, changes.delete, changes.restore, changes.unarchive, changes.delete):
         with app.app_context():
             command(conversation.id, actor=actor)
         seen += shelf_of()
@@ -324,26 +325,26 @@ def test_shelves_hold_what_was_put_on_them(app: Flask, person: Person, conversat
 def test_a_restored_conversation_has_everything_in_it(app: Flask, person: Person, conversation) -> None:
     post(app, person, conversation.id, "Keep me")
     with app.app_context():
-        service.delete(conversation.id, actor=person.actor)
+        changes.delete(conversation.id, actor=person.actor)
     with app.app_context():
-        service.restore(conversation.id, actor=person.actor)
+        changes.restore(conversation.id, actor=person.actor)
     with app.app_context():
         page = service.list_messages(conversation.id, actor=person.actor)
     assert page.messages[0].content == "Keep me"
     assert page.conversation.deleted_at is None
 
 
-@pytest.mark.parametrize("command", [service.unarchive, service.restore])
+@pytest.mark.parametrize("command", [changes.unarchive, changes.restore])
 def test_what_changes_nothing_is_not_recorded(app: Flask, person: Person, conversation, db_session, command) -> None:
     with app.app_context():
         command(conversation.id, actor=person.actor)
     with app.app_context():
-        service.rename(conversation.id, "Tiles", actor=person.actor)
+        changes.rename(conversation.id, "Tiles", actor=person.actor)
     assert events_of(db_session, person) == [("conversation_started", True)]
 
 
 def test_deleting_twice_remembers_where_it_came_from(app: Flask, person: Person, conversation, db_session) -> None:
-    for command in (service.archive, service.delete, service.delete, service.restore):
+    for command in (changes.archive, changes.delete, changes.delete, changes.restore):
         with app.app_context():
             command(conversation.id, actor=person.actor)
     assert stored(db_session, conversation.id).status == "archived"
@@ -352,9 +353,9 @@ def test_deleting_twice_remembers_where_it_came_from(app: Flask, person: Person,
 @pytest.mark.parametrize(
     ("change", "event"),
     [
-        (lambda *args, **kwargs: service.rename(*args, "New", **kwargs), "conversation_renamed"),
-        (service.archive, "conversation_archived"),
-        (service.unarchive, "conversation_unarchived"),
+        (lambda *args, **kwargs: changes.rename(*args, "New", **kwargs), "conversation_renamed"),
+        (changes.archive, "conversation_archived"),
+        (changes.unarchive, "conversation_unarchived"),
     ],
     ids=["rename", "archive", "unarchive"],
 )
@@ -362,7 +363,7 @@ def test_a_deleted_conversation_is_only_restored(
     app: Flask, person: Person, conversation: Conversation, db_session: Session, change, event: str
 ) -> None:
     with app.app_context():
-        service.delete(conversation.id, actor=person.actor)
+        changes.delete(conversation.id, actor=person.actor)
     with app.app_context(), pytest.raises(service.ConversationDeleted):
         change(conversation.id, actor=person.actor)
     assert events_of(db_session, person)[-1] == (event, False)
@@ -371,11 +372,48 @@ def test_a_deleted_conversation_is_only_restored(
 def test_a_title_breaking_a_rule_is_refused_and_recorded(app: Flask, person: Person, conversation, db_session) -> None:
     for title in ("", "a\nb", "x" * 201):
         with app.app_context(), pytest.raises(service.TitleRefused):
-            service.rename(conversation.id, title, actor=person.actor)
+            changes.rename(conversation.id, title, actor=person.actor)
     assert events_of(db_session, person)[1:] == [("conversation_renamed", False)] * 3
     with app.app_context():
-        service.rename(conversation.id, " Floor 🧱 ", actor=person.actor)
+        changes.rename(conversation.id, " Floor 🧱 ", actor=person.actor)
     assert stored(db_session, conversation.id).title == "Floor 🧱"
+
+
+def test_a_title_and_a_shelf_change_together(app: Flask, person: Person, conversation, db_session) -> None:
+    with app.app_context():
+        changes.change(conversation.id, actor=person.actor, title="Floor", status="archived")
+    row = stored(db_session, conversation.id)
+    assert (row.title, row.status) == ("Floor", "archived")
+    with app.app_context():
+        changes.change(conversation.id, actor=person.actor, title="Floor", status="archived")
+        changes.change(conversation.id, actor=person.actor)
+    assert events_of(db_session, person)[1:] == [("conversation_renamed", True), ("conversation_archived", True)]
+
+
+def test_bringing_back_a_deleted_one_is_each_step_on_the_way(app, person: Person, conversation, db_session) -> None:
+    with app.app_context():
+        changes.archive(conversation.id, actor=person.actor)
+        changes.delete(conversation.id, actor=person.actor)
+        changes.change(conversation.id, actor=person.actor, title="Floor", status="active")
+    row = stored(db_session, conversation.id)
+    assert (row.title, row.status, row.status_before_delete, row.deleted_at) == ("Floor", "active", None, None)
+    assert events_of(db_session, person)[3:] == [
+        ("conversation_restored", True),
+        ("conversation_renamed", True),
+        ("conversation_unarchived", True),
+    ]
+
+
+def test_a_change_of_which_a_part_is_refused_changes_nothing(app, person: Person, conversation, db_session) -> None:
+    with app.app_context():
+        changes.delete(conversation.id, actor=person.actor)
+    with app.app_context(), pytest.raises(service.TitleRefused):
+        changes.change(conversation.id, actor=person.actor, title="", status="active")
+    with app.app_context(), pytest.raises(service.ConversationDeleted):
+        changes.change(conversation.id, actor=person.actor, title="Floor", status="archived")
+    row = stored(db_session, conversation.id)
+    assert (row.title, row.status) == ("Tiles", "deleted")
+    assert events_of(db_session, person)[2:] == [("conversation_renamed", False)] * 2
 
 
 # Reading

@@ -6,7 +6,7 @@ from flask import Flask
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from capecontrol.conversations import replies, service
+from capecontrol.conversations import changes, replies, service
 from capecontrol.conversations.models import Conversation, ConversationMessage
 from tests.people import Person
 from tests.visitor import Page, Visitor, filled_in
@@ -139,7 +139,7 @@ def test_posting_into_what_was_deleted_elsewhere_keeps_the_text(thandi: Visitor,
     start(thandi)
     conversation = only_conversation(db_session)
     with app.app_context():
-        service.delete(conversation.id, actor=person.actor)
+        changes.delete(conversation.id, actor=person.actor)
     page = thandi.send(f"/conversations/{conversation.id}/messages", status=409, content="Do not lose me")
     assert "Restore it" in page.words
     assert "Do not lose me" in page.get_text()

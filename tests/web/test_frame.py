@@ -94,6 +94,7 @@ def test_preflights_are_answered_for_our_origins_only(app_with: Callable[..., Fl
     asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "content-type"}
     ours = client.options("/api/auth/v2/register", headers={"Origin": "https://www.example.com", **asked})
     assert ours.status_code == 204
+    assert "Content-Type" not in ours.headers
     assert ours.headers["Access-Control-Allow-Origin"] == "https://www.example.com"
     for header in ("Content-Type", "Authorization", "Idempotency-Key", "X-Registration-Ticket"):
         assert header in ours.headers["Access-Control-Allow-Headers"]
@@ -119,6 +120,23 @@ def test_refusals_of_the_frame_are_json_under_api(client: FlaskClient, method: s
     assert (answer.status_code, answer.is_json) == (status, True)
     assert set(answer.json) == {"detail", "errors"}
     assert answer.headers["Cache-Control"] == "no-store"
+
+
+def test_what_says_nothing_calls_it_nothing(app: Flask, client: FlaskClient, person) -> None:
+    """An answer without content has no type: Flask would call it HTML."""
+    started = client.post("/api/conversations", json={}, headers=person.bearer).json["id"]
+    answers = [
+        client.delete(f"/api/conversations/{started}", headers=person.bearer),
+        client.post("/api/auth/v2/logout", headers=person.bearer),
+    ]
+    for rule in app.url_map.iter_rules():
+        if rule.rule.startswith("/api/"):
+            answer = client.options(rule.rule.replace("<", "").replace(">", ""))
+            assert set(answer.headers["Allow"].split(", ")) >= {"OPTIONS"}
+            answers.append(answer)
+    for answer in answers:
+        assert (answer.status_code, answer.data) == (204, b""), answer.request.path
+        assert "Content-Type" not in answer.headers, answer.request.path
 
 
 def test_refusals_of_the_frame_are_pages_elsewhere(client: FlaskClient) -> None:

@@ -118,7 +118,10 @@ def named(operation: Operation) -> str:
 def check(answer: TestResponse, *, path: str) -> None:
     """Hold an answer to what every answer under /api/ promises."""
     assert answer.status_code < 500 or answer.status_code == 503, f"{path} answered {answer.status_code}"
-    if answer.status_code == 204 or answer.mimetype == STREAM:
+    if answer.status_code == 204:
+        assert "Content-Type" not in answer.headers, f"{path} says nothing, and calls it {answer.mimetype}"
+        return
+    if answer.mimetype == STREAM:
         return
     assert answer.mimetype == JSON, f"{path} answered {answer.status_code} as {answer.mimetype}"
     assert answer.headers["Cache-Control"] == "no-store"
@@ -156,6 +159,15 @@ SUCCESSES: list[tuple[str, str, int, dict[str, Any]]] = [
     ("POST", "/api/auth/v2/validate-email", 200, {"body": {"email": "not an address"}}),
     ("POST", "/api/auth/v2/validate-password", 200, {"body": {"password": PASSWORD}}),
     ("POST", "/api/auth/register/step1", 200, {"body": {"email": "somebody@example.com"}}),
+    (
+        "POST",
+        "/api/auth/v2/register",
+        201,
+        {
+            "body": {"email": "browser@example.com", "password": PASSWORD, "firstName": "New", "lastName": "Person"}
+            | {"role": "customer", "company": "Kelp & Co", "phone": "", "termsAccepted": True}
+        },
+    ),
     *(
         ("POST", path, 201, {"body": {"email": f"new{number}@example.com", "password": PASSWORD, "full_name": "New"}})
         for number, path in enumerate(("/api/auth/v2/register", "/api/auth/register", "/api/auth/register/step2"))
@@ -213,7 +225,7 @@ def test_what_succeeds_keeps_to_the_description_too(target: Target) -> None:
 def has_input(operation: Operation) -> bool:
     """Say whether there is anything that could be unfitting."""
     asked = operation.description
-    return bool(asked.body or asked.form or asked.query or asked.takes_idempotency_key)
+    return bool(asked.body or asked.form or asked.query or asked.takes_idempotency_key or asked.takes_ticket)
 
 
 def is_stream(operation: Operation) -> bool:
@@ -316,13 +328,18 @@ STRANGE: dict[str, Any] = {
 }
 
 
+# The browser client's names, which are read where ours are absent.
+REPLACES = {"firstName": ["full_name"], "lastName": ["full_name"]}
+
+
 @pytest.mark.parametrize("value", STRANGE.values(), ids=STRANGE)
 def test_strange_values_in_every_field(target: Target, value: Any) -> None:
     headers = target.bearer()
     before = target.stored()
     for operation in EACH_BODY:
         for name in field_names(operation):
-            body = plausible(operation) | {name: value}
+            body = {key: known for key, known in plausible(operation).items() if key not in REPLACES.get(name, ())}
+            body[name] = value
             path = address(operation, target)
             answer = target.client.open(
                 path, method=operation.method, data=json.dumps(body), content_type=JSON, headers=headers
@@ -388,7 +405,7 @@ def test_strange_addresses(target: Target, path: str) -> None:
         for method in ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS", "TRACE", "PROPFIND"):
             answer = target.client.open(path, method=method, headers=headers)
             assert answer.status_code < 500, f"{method} {path} answered {answer.status_code}"
-            if method not in ("HEAD", "OPTIONS"):
+            if method != "HEAD":
                 check(answer, path=f"{method} {path}")
 
 

@@ -1,5 +1,6 @@
 """The JSON describes itself, all of it, and the description is valid."""
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +14,7 @@ from capecontrol import create_app
 from capecontrol.web import openapi
 from capecontrol.web.openapi import describes
 from tests.conftest import settings_for
+from tests.people import PASSWORD
 from tests.visitor import Visitor
 
 
@@ -137,7 +139,12 @@ def test_what_is_asked_for_is_described_in_the_right_place(described: dict[str, 
     assert list(stream) == ["text/event-stream"]
     assert "content" not in paths["/api/auth/v2/logout"]["post"]["responses"]["204"]
     register = paths["/api/auth/v2/register"]["post"]["parameters"]
-    assert [(each["name"], each["in"], each["required"]) for each in register] == [("Idempotency-Key", "header", False)]
+    assert [(each["name"], each["in"], each["required"]) for each in register] == [
+        ("Idempotency-Key", "header", False),
+        ("X-Registration-Ticket", "header", False),
+    ]
+    (ticket,) = paths["/api/auth/v2/registration-place"]["get"]["parameters"]
+    assert (ticket["name"], ticket["in"], ticket["required"]) == ("X-Registration-Ticket", "header", True)
     asked = {each["name"]: each for each in paths["/api/audit/logs"]["get"]["parameters"]}
     assert asked["limit"]["schema"] == {"type": "integer", "minimum": 1, "maximum": 1000}
     assert asked["success_only"]["schema"] == {"type": "boolean"}
@@ -145,6 +152,24 @@ def test_what_is_asked_for_is_described_in_the_right_place(described: dict[str, 
     assert asked["limit"]["required"] is False
     one = paths["/api/audit/logs/{reference}"]["get"]["parameters"]
     assert one == [{"name": "reference", "in": "path", "required": True, "schema": {"type": "string"}}]
+
+
+def test_both_vocabularies_of_a_registration_are_described(described: dict[str, Any]) -> None:
+    body = described["components"]["schemas"]["RegistrationBody"]
+    assert body["properties"].keys() >= {
+        *("email", "password", "full_name", "user_role", "company_name", "tos_accepted"),
+        *("firstName", "lastName", "role", "company", "termsAccepted", "terms", "phone", "website", "experience"),
+    }
+    assert body["required"] == ["email", "password"]
+    assert body["anyOf"] == [{"required": ["full_name"]}, {"required": ["firstName"]}, {"required": ["lastName"]}]
+
+
+@pytest.mark.parametrize("key", ["k", "a key of words", "!~"])
+def test_the_description_allows_the_keys_that_are_taken(described, client: FlaskClient, key: str) -> None:
+    (parameter, _) = described["paths"]["/api/auth/v2/register"]["post"]["parameters"]
+    assert re.search(parameter["schema"]["pattern"], key)
+    body = {"email": "lerato@example.com", "password": PASSWORD, "full_name": "Lerato Dube"}
+    assert client.post("/api/auth/v2/register", json=body, headers={"Idempotency-Key": key}).status_code == 201
 
 
 def test_a_description_only_leaves_a_note() -> None:

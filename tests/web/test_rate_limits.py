@@ -182,6 +182,9 @@ def test_one_address_watched_from_many_places_is_held_up(
     app = hot_pair[0]
     assert [check_email(app, caller=f"203.0.113.{n}") for n in range(4)] == [200, 200, 429, 429]
     spelt = app.test_client().get("/api/auth/v2/validate-email?email=P0@EXAMPLE.com")
+    older = app.test_client().post("/api/auth/register/step1", json={"email": "P0@example.com"})
+    assert (older.status_code, older.json["available"], older.json["success"]) == (429, None, False)
+    assert older.json["reason"] == "rate_limited"
     assert (spelt.status_code, spelt.json["reason"]) == (429, "rate_limited")
     assert 1 <= int(spelt.headers["Retry-After"]) <= 60
     assert check_email(app, 1) == 200
