@@ -1,9 +1,11 @@
-"""Events as sentences, in the third person and in the second."""
+"""Guard: every event reads as a sentence, in the third person and in the second."""
 
 import pytest
 
 from capecontrol.audit import events, sentences
 from capecontrol.audit.sentences import Happening, tell, tell_oneself
+
+pytestmark = pytest.mark.guard
 
 EVERY = sorted(events.all_events())
 

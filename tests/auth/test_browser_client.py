@@ -1,11 +1,16 @@
-"""Every request of the existing browser client, replayed (B1 to B7), with what it does with the answer."""
+"""Guard: every request of the existing browser client, replayed (B1 to B7), with what it does with the answer."""
 
 from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
+from sqlalchemy import select
+from sqlalchemy.orm import Session
 
+from capecontrol.audit.models import AuditLog
 from tests.people import PASSWORD, Person
+
+pytestmark = pytest.mark.guard
 
 EMAIL = "naledi@example.com"
 AS_SENT = {
@@ -152,12 +157,17 @@ def test_b5_the_older_sign_in_pages(client: FlaskClient, person: Person) -> None
 
 
 @pytest.mark.parametrize("profile", [CUSTOMER_PROFILE, DEVELOPER_PROFILE], ids=["customer", "developer"])
-def test_b6_the_profile_after_registration(client: FlaskClient, profile: dict[str, Any]) -> None:
-    token = client.post("/api/auth/v2/register", json=AS_SENT).json["accessToken"]
-    headers = {"Authorization": f"Bearer {token}"}
+def test_b6_the_profile_after_registration(client: FlaskClient, profile: dict[str, Any], db_session: Session) -> None:
+    account = client.post("/api/auth/v2/register", json=AS_SENT).json
+    headers = {"Authorization": f"Bearer {account['accessToken']}"}
     answer = client.post("/api/enhanced/complete-phase2-profile", json=profile, headers=headers)
     assert answer.status_code == 200
     assert answer.json["profile"] == profile
+    event = db_session.scalars(select(AuditLog).where(AuditLog.event_type == "profile_updated")).one()
+    assert (event.user_id, event.user_email, event.subject_id) == (account["id"], EMAIL, account["id"])
+    assert event.success
+    # Which fields, and never what stands in them.
+    assert event.event_metadata == {"fields": sorted(profile)}
 
 
 def test_b7_the_three_step_page(client: FlaskClient) -> None:
