@@ -352,3 +352,11 @@ def test_the_guard_sees_who_asks_by_himself(source: str) -> None:
 
 def test_a_stopwatch_is_free_to_all() -> None:
     assert not asks_by_itself("database.py", "started = time.perf_counter()\ntime.sleep(0.3)")
+
+
+def test_what_calls_itself_a_guard_is_run_by_make_check() -> None:
+    for path in (ROOT / "tests").rglob("test_*.py"):
+        text = path.read_text()
+        is_called, is_marked = text.startswith('"""Guard: '), "\npytestmark = pytest.mark.guard\n" in text
+        assert is_called == is_marked, f"{path.name} needs both `Guard:` in its first line and the mark, or neither"
+    assert "pytest -q -m guard" in (ROOT / "Makefile").read_text()
