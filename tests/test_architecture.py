@@ -34,6 +34,7 @@ RULES = PURE_WEB | {
     "web.openapi",
     "auth.email_addresses",
     "auth.passwords.problems",
+    "auth.passwords.SHORTEST",
     "conversations.wording",
     "operations.readiness.State",
 }
