@@ -2,7 +2,6 @@
 
 PYTHON ?= python3
 BIN    := .venv/bin
-GUARDS := $(wildcard $(addprefix tests/test_,architecture.py access.py migrations.py templates.py settings.py))
 
 .DEFAULT_GOAL := help
 .PHONY: help run test check bench drill demo screenshots environment
@@ -20,7 +19,7 @@ check: environment  ## lint, format, types and the guard tests
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
-	@$(if $(GUARDS),$(BIN)/python -m pytest -q $(GUARDS))
+	@$(BIN)/python -m pytest -q -m guard
 
 bench: environment  ## measure it: one table, each figure beside a limit of the same run (ten minutes)
 	@$(BIN)/python -m tests.load.bench

@@ -17,6 +17,11 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
+def epoch() -> float:
+    """Return the seconds since 1970, which is how routers and windows of rate limits count."""
+    return time.time()
+
+
 def monotonic() -> float:
     """Return seconds on a clock that never goes back."""
     return time.monotonic()

@@ -159,9 +159,14 @@ class Settings(BaseSettings):
         return {
             "web": self.web_concurrency * (self.database_pool + AUDIT_POOL + CHECK_POOL),
             "worker": WORKER_CONNECTIONS,
-            "release": 1,
-            "operator": 1,
+            "release or operator": COMMAND_CONNECTIONS,
         }
+
+    @property
+    def connections_in_words(self) -> str:
+        """The same as a sum, such as `web 12 + worker 6 + release or operator 2 = 20`."""
+        parts = " + ".join(f"{name} {count}" for name, count in self.connections.items())
+        return f"{parts} = {sum(self.connections.values())}"
 
 
 AUDIT_POOL = 1
@@ -173,6 +178,11 @@ answers thousands a second, and a second one would cost the requests' pool one o
 
 WORKER_CONNECTIONS = 6
 """The worker: one LISTEN, two of the queue's pool, two of the application, one for failed operations."""
+
+
+COMMAND_CONNECTIONS = 2
+"""A release's doctor, and each command an operator types: one of the application, one of its pool for failed
+operations. They share these two, since a deploy is no time for typing commands: both at once could be refused one."""
 
 
 def load_settings() -> Settings:
@@ -201,16 +211,21 @@ def check(settings: Settings) -> None:
         raise SettingsError("PUBLIC_URL must be set on a dyno, for example https://app.example.com.")
     total = sum(settings.connections.values())
     if total > settings.database_connection_limit:
-        parts = " + ".join(f"{name} {count}" for name, count in settings.connections.items())
         raise SettingsError(
-            f"These settings need {total} database connections ({parts}) but DATABASE_CONNECTION_LIMIT is "
-            f"{settings.database_connection_limit}. Lower WEB_CONCURRENCY or DATABASE_POOL."
+            f"These settings need {total} database connections ({settings.connections_in_words}) but "
+            f"DATABASE_CONNECTION_LIMIT is {settings.database_connection_limit}. "
+            "Lower WEB_CONCURRENCY or DATABASE_POOL."
         )
 
 
 def on_a_dyno() -> bool:
     """Say whether this process runs on Heroku, which sets DYNO."""
     return bool(os.environ.get("DYNO"))
+
+
+def in_a_web_process() -> bool:
+    """Say whether this process answers requests under gunicorn, which sets SERVER_SOFTWARE."""
+    return os.environ.get("SERVER_SOFTWARE", "").startswith("gunicorn/")
 
 
 def name_the_driver(url: str) -> str:

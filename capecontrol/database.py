@@ -9,6 +9,7 @@ from typing import Any
 
 import psycopg2
 import psycopg2.extensions
+import structlog
 from flask import Flask
 from sqlalchemy import Connection, Engine, PoolProxiedConnection, event
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
@@ -16,8 +17,10 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session, configure_mappers
 
 from capecontrol import clock
-from capecontrol.config import AUDIT_POOL, CHECK_POOL, Settings
+from capecontrol.config import AUDIT_POOL, CHECK_POOL, Settings, in_a_web_process
 from capecontrol.extensions import db
+
+log = structlog.get_logger("database")
 
 
 class BoundedConnection(psycopg2.extensions.connection):
@@ -90,6 +93,12 @@ def init_app(app: Flask, settings: Settings) -> None:
     with app.app_context():
         for engine in db.engines.values():
             _install_limits(engine)
+    if in_a_web_process():  # a command has its own say, and doctor tells the sum too
+        log.info(
+            "database_connections",
+            at_most=settings.connections_in_words,
+            limit=settings.database_connection_limit,
+        )
 
 
 def wait_for_answer(connection: Any) -> None:

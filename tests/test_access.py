@@ -7,7 +7,12 @@ from flask import Flask
 from flask.testing import FlaskClient
 from werkzeug.routing import Rule
 
+from capecontrol.auth.identity import public
+
+pytestmark = pytest.mark.guard
+
 KINDS = {"public", "signed-in", "administrator"}
+CHANGES = re.compile(r"(delete|remove|rename|archive|logout|sign_out|restore|end_session|create|start|post)")
 
 
 def routes(app: Flask) -> list[Rule]:
@@ -19,25 +24,38 @@ def address_of(rule: Rule) -> str:
     return re.sub(r"<[^>]+>", "01a20b54-59b6-73dc-bed7-75fc94ed232e", rule.rule)
 
 
+def unmarked(app: Flask) -> list[str]:
+    """Return the endpoints that do not say who may call them."""
+    return [
+        rule.endpoint for rule in routes(app) if getattr(app.view_functions[rule.endpoint], "access", None) not in KINDS
+    ]
+
+
+def misspelt(app: Flask) -> list[str]:
+    """Return the addresses that are not in lower case with hyphens."""
+    fixed = ((rule.rule, re.sub(r"<[^>]+>", "", rule.rule)) for rule in routes(app))
+    return [address for address, text in fixed if not re.fullmatch(r"[a-z0-9/.\-]*", text)]
+
+
+def changing_by_get(app: Flask) -> list[str]:
+    """Return the endpoints whose name says that they change something, and that answer GET."""
+    return [
+        rule.endpoint
+        for rule in routes(app)
+        if CHANGES.match(rule.endpoint.rpartition(".")[2]) and "GET" in (rule.methods or set())
+    ]
+
+
 def test_every_route_says_who_may_call_it(app: Flask) -> None:
-    for rule in routes(app):
-        access = getattr(app.view_functions[rule.endpoint], "access", None)
-        assert access in KINDS, f"{rule.endpoint} needs exactly one of @public, @login_required, @admin_required"
+    assert unmarked(app) == [], "each needs exactly one of @public, @login_required, @admin_required"
 
 
 def test_addresses_are_lower_case_with_hyphens(app: Flask) -> None:
-    for rule in routes(app):
-        assert re.fullmatch(r"[a-z0-9/<>:_.\-]*", rule.rule), f"{rule.rule} should be lower case with hyphens"
-        fixed = re.sub(r"<[^>]+>", "", rule.rule)
-        assert "_" not in fixed, f"{rule.rule} should use hyphens"
+    assert misspelt(app) == []
 
 
 def test_nothing_changes_by_get(app: Flask) -> None:
-    words = re.compile(r"(delete|remove|rename|archive|logout|sign_out|restore|end_session|create|start|post)")
-    for rule in routes(app):
-        name = rule.endpoint.rpartition(".")[2]
-        if words.match(name):
-            assert "GET" not in (rule.methods or set()), f"{rule.endpoint} changes something and answers GET"
+    assert changing_by_get(app) == []
 
 
 def test_signed_out_people_reach_nothing_but_the_public_routes(app: Flask, client: FlaskClient) -> None:
@@ -63,11 +81,21 @@ def test_people_who_are_no_administrators_reach_no_administrators_route(app: Fla
         assert answer.status_code == 403, f"{rule.rule} answered {answer.status_code}"
 
 
-def test_the_guard_sees_a_route_without_a_mark(app: Flask) -> None:
-    def forgotten() -> str:
+def test_the_guards_see_a_route_that_breaks_the_rules() -> None:
+    careless = Flask("careless")
+
+    @careless.get("/Start_here/<page_name>")
+    def start_here(page_name: str) -> str:
+        return page_name
+
+    @careless.get("/in-order")
+    @public
+    def show() -> str:
         return ""
 
-    assert getattr(forgotten, "access", None) not in KINDS
+    assert unmarked(careless) == ["start_here"]
+    assert misspelt(careless) == ["/Start_here/<page_name>"]
+    assert changing_by_get(careless) == ["start_here"]
 
 
 @pytest.mark.parametrize("method", ["get", "post", "put", "patch", "delete"])

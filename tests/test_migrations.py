@@ -15,7 +15,10 @@ from flask import Flask
 
 from capecontrol.config import libpq_url
 
+pytestmark = pytest.mark.guard
+
 ROOT = Path(__file__).parent.parent
+NAME = re.compile(r"\d{8}_\d{4}_[a-z_]+\.py")
 LEGACY = """
 CREATE TABLE users (id varchar PRIMARY KEY, email varchar(255) UNIQUE);
 CREATE TABLE users_v2 (id varchar PRIMARY KEY, email varchar(255) UNIQUE);
@@ -49,7 +52,8 @@ def test_there_is_one_head() -> None:
 
 def test_files_are_named_by_their_date() -> None:
     for path in (ROOT / "migrations" / "versions").glob("*.py"):
-        assert re.fullmatch(r"\d{8}_\d{4}_[a-z_]+\.py", path.name), path.name
+        assert NAME.fullmatch(path.name), path.name
+    assert not NAME.fullmatch("a1b2c3_first_tables.py")
 
 
 def test_no_migration_imports_a_model() -> None:

@@ -109,6 +109,20 @@ def test_on_a_dyno_it_listens_to_the_router(configured):
     assert (settings.workers, settings.threads) == (3, 12)
 
 
+def test_the_heartbeat_is_kept_in_memory(configured):
+    # On a slow disk it looks as if a worker hung, and gunicorn kills it.
+    memory = Path("/dev/shm")  # noqa: S108
+    assert configured().worker_tmp_dir == (str(memory) if memory.is_dir() else None)
+
+
+def test_each_web_process_says_how_many_connections_the_database_needs(start_server):
+    server = start_server(worker=False, WEB_CONCURRENCY="1", DATABASE_POOL="3")
+    told = [json.loads(line) for line in server.log().splitlines() if '"database_connections"' in line]
+    assert [(line["at_most"], line["limit"]) for line in told] == [
+        ("web 5 + worker 6 + release or operator 2 = 13", 20)
+    ]
+
+
 def test_the_ladder_of_times_holds(configured):
     settings = configured()
     assert settings.keepalive > 90

@@ -6,6 +6,9 @@ from pathlib import Path
 import pytest
 
 from capecontrol import config
+from capecontrol.operations import setting_list
+
+pytestmark = pytest.mark.guard
 
 ROOT = Path(__file__).parent.parent
 SECRET = "tests-only-" * 4
@@ -93,15 +96,29 @@ def test_every_setting_says_what_it_means() -> None:
         assert field.description, f"{name} has no description"
 
 
-def test_every_setting_stands_in_the_readme() -> None:
+def test_the_table_in_the_readme_is_the_one_the_settings_make() -> None:
     readme = (ROOT / "README.md").read_text()
-    for name in config.Settings.model_fields:
-        assert f"`{name.upper()}`" in readme, f"{name.upper()} is missing: run `flask --app wsgi settings`"
+    assert setting_list.is_in(readme), "paste what `flask --app wsgi settings` prints into the README"
+    assert not setting_list.is_in(readme.replace("| `8000` |", "| `8080` |")), "another default must show"
+    assert not setting_list.is_in(readme.replace("Where the web server listens.", "Anywhere.")), "and other words"
 
 
 def test_the_environment_is_read_in_one_place() -> None:
-    allowed = {"config.py", "server_config.py", "metrics.py"}  # the last one reads prometheus-client's own variable
     for path in (ROOT / "capecontrol").rglob("*.py"):
-        if path.name in allowed or path.name.startswith("local"):
-            continue
-        assert not re.search(r"os\.environ|getenv", path.read_text()), f"{path.name} reads the environment"
+        assert not reads_environment(path.name, path.read_text()), f"{path.name} reads the environment"
+
+
+@pytest.mark.parametrize(
+    "source", ["os.environ['PORT']", "os.getenv('PORT')", "from os import environ", "from os import getenv"]
+)
+def test_the_guard_sees_who_reads_it_too(source: str) -> None:
+    assert reads_environment("views.py", source)
+    assert not reads_environment("config.py", source)
+
+
+def reads_environment(name: str, source: str) -> bool:
+    """Say whether a module of this name reads the environment without being one that may."""
+    allowed = {"config.py", "server_config.py", "metrics.py"}  # the last one reads prometheus-client's own variable
+    if name in allowed or name.startswith("local"):
+        return False
+    return bool(re.search(r"os\.environ|getenv|from os import environ", source))

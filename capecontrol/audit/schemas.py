@@ -3,15 +3,16 @@
 from datetime import UTC, date, datetime
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationInfo, WithJsonSchema
 
 from capecontrol.web.text_rules import one_line
 
 MOST_LOGS = 1000
 
 
-def _one_line(value: str) -> str:
-    return one_line(value, label="This", limit=1000)
+def _one_line(value: str, info: ValidationInfo) -> str:
+    label = (info.field_name or "text").replace("_", " ").capitalize()
+    return one_line(value, label=label, limit=1000)
 
 
 def _moment_or_day(value: Any) -> datetime | date:

@@ -51,6 +51,11 @@ def worded_events() -> frozenset[str]:
     return frozenset(_ACTS) | frozenset(_OTHERS)
 
 
+def worded_limits() -> frozenset[str]:
+    """Return the names of limits that have a wording of their own."""
+    return frozenset(_LIMITS)
+
+
 def _sentence(happening: Happening, voice: _Voice) -> str:
     wording = _OTHERS.get(happening.kind)
     if wording is not None:
@@ -107,15 +112,15 @@ _PLACES = {
     "conversation": "somebody else's conversation",
 }
 _LIMITS = {
-    "register": "to open an account",
-    "sign_in": "to sign in",
-    "sign_in_to_account": "to sign in to one account",
-    "check_email": "whether an address is free",
-    "check_one_email": "whether one address is free",
-    "check_password": "how good a password is",
-    "post_message": "to send a message",
-    "start_conversation": "to start a conversation",
-    "delete_audit": "to erase a part of the audit log",
+    "register": "tried too often to open an account",
+    "sign_in": "tried too often to sign in",
+    "sign_in_to_account": "tried too often to sign in to one account",
+    "check_email": "asked too often whether addresses are free",
+    "check_one_email": "asked too often whether one address is free",
+    "check_password": "had too many passwords judged in a short time",
+    "post_message": "sent too many messages in a short time",
+    "start_conversation": "started too many conversations in a short time",
+    "delete_audit": "tried too often to erase a part of the audit log",
 }
 
 
@@ -158,6 +163,8 @@ def _login_failed(happening: Happening, voice: _Voice) -> str:
 
 
 def _role_changed(happening: Happening, voice: _Voice) -> str:
+    if happening.success and happening.details.get("old", "some role") is None:
+        return _opened_with_role(happening, voice)
     new = _ROLES.get(_text(happening.details.get("new")), "somebody with another role")
     if not happening.success:
         return (
@@ -168,6 +175,14 @@ def _role_changed(happening: Happening, voice: _Voice) -> str:
     if happening.has_actor:
         return f"{voice.name} made somebody {new}"
     return f"{voice.name} became {new}"
+
+
+def _opened_with_role(happening: Happening, voice: _Voice) -> str:
+    """Word an account that had no role before, because it was opened with this one."""
+    account = "an administrator's account" if happening.details.get("new") == "admin" else "an account"
+    if happening.has_actor:
+        return f"{voice.name} opened {account}"
+    return f"{account.capitalize()} was opened{' for you' if voice.is_reader else ''}"
 
 
 def _access_denied(happening: Happening, voice: _Voice) -> str:
@@ -182,7 +197,7 @@ def _access_denied(happening: Happening, voice: _Voice) -> str:
 
 def _rate_limit(happening: Happening, voice: _Voice) -> str:
     limit = _text(happening.details.get("limit"))
-    return f"{voice.name} asked too often {_LIMITS.get(limit, '')}".rstrip()
+    return f"{voice.name} {_LIMITS.get(limit, 'did something too often')}"
 
 
 def _prompt_submitted(happening: Happening, voice: _Voice) -> str:

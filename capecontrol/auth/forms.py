@@ -9,6 +9,7 @@ from wtforms.fields import SelectChoice
 from wtforms.validators import InputRequired, ValidationError
 
 from capecontrol.auth import email_addresses
+from capecontrol.auth.passwords import SHORTEST, problems
 from capecontrol.web.text_rules import one_line, printable_key
 
 LONGEST_NAME = 200
@@ -20,11 +21,14 @@ def _strip(value: str | None) -> str:
 
 
 class RegisterForm(FlaskForm):
-    """Opening an account. `fax_number` is the trap; `idempotency_key` makes a double click one registration."""
+    """Opening an account. `fax_number` is the trap; `idempotency_key` makes a double click one registration.
 
-    full_name = StringField("Your name", filters=[_strip])
-    email = StringField("E-mail address", filters=[_strip])
-    password = PasswordField("Password")
+    `data-missing` is what a field says that was left out: to the page's script, and here.
+    """
+
+    full_name = StringField("Your name", filters=[_strip], render_kw={"data-missing": "Tell us your name."})
+    email = StringField("E-mail address", filters=[_strip], render_kw={"data-missing": "Give an e-mail address."})
+    password = PasswordField("Password", render_kw={"data-missing": problems("")[0], "minlength": str(SHORTEST)})
     user_role = RadioField(
         "What brings you here",
         choices=[SelectChoice("client", "I want things done"), SelectChoice("developer", "I build things")],
@@ -32,7 +36,11 @@ class RegisterForm(FlaskForm):
         validate_choice=False,
     )
     company_name = StringField("Company", filters=[_strip])
-    terms = BooleanField("I accept the terms", false_values=(False, "false", "", "no"))
+    terms = BooleanField(
+        "I accept the terms: be civil, and keep your password to yourself.",
+        false_values=(False, "false", "", "no"),
+        render_kw={"data-missing": "Please accept the terms to open an account."},
+    )
     idempotency_key = HiddenField()
     rendered_at = HiddenField()
     fax_number = StringField("Leave this empty")
@@ -40,11 +48,13 @@ class RegisterForm(FlaskForm):
     def validate_full_name(self, field: Field) -> None:
         """Require a name of one line."""
         if not field.data:
-            raise ValidationError("Tell us what to call you.")
+            raise ValidationError(_missing(field))
         _check_line(field, "Your name", LONGEST_NAME)
 
     def validate_email(self, field: Field) -> None:
         """Require an address that mail could be sent to."""
+        if not field.data:
+            raise ValidationError(_missing(field))
         try:
             email_addresses.parse(field.data)
         except ValueError as error:
@@ -53,12 +63,12 @@ class RegisterForm(FlaskForm):
     def validate_password(self, field: Field) -> None:
         """Require something; the rule itself is the service's."""
         if not field.data:
-            raise ValidationError("Choose a password of at least 12 characters.")
+            raise ValidationError(_missing(field))
 
     def validate_user_role(self, field: Field) -> None:
         """Allow the two roles a person may choose."""
         if field.data not in ("client", "developer"):
-            raise ValidationError("Choose one of the two.")
+            raise ValidationError("Say what brings you here.")
 
     def validate_company_name(self, field: Field) -> None:
         """Allow one line."""
@@ -75,7 +85,7 @@ class RegisterForm(FlaskForm):
     def validate_terms(self, field: Field) -> None:
         """Require the tick."""
         if not field.data:
-            raise ValidationError("Please accept the terms to open an account.")
+            raise ValidationError(_missing(field))
 
 
 class SignInForm(FlaskForm):
@@ -83,7 +93,7 @@ class SignInForm(FlaskForm):
 
     email = StringField("E-mail address", filters=[_strip], validators=[InputRequired("Enter your e-mail address.")])
     password = PasswordField("Password", validators=[InputRequired("Enter your password.")])
-    remember = BooleanField("Keep me signed in on this device for 30 days")
+    remember = BooleanField("Stay signed in on this device for 30 days")
     next = HiddenField()
 
 
@@ -102,6 +112,10 @@ def add_errors(form: FlaskForm, errors: Mapping[str, Sequence[str]]) -> None:
             form.form_errors.extend(texts)
         else:
             field.errors = [*field.errors, *texts]
+
+
+def _missing(field: Field) -> str:
+    return str(field.render_kw["data-missing"])
 
 
 def _check_line(field: Field, label: str, limit: int) -> None:

@@ -5,8 +5,8 @@ from typing import Any, Literal, Self
 
 from pydantic import AliasChoices, BaseModel, Field
 
-from capecontrol.conversations import rendering
 from capecontrol.conversations.wording import LONGEST_MESSAGE, LONGEST_TITLE
+from capecontrol.web import rendering
 
 # The rules of a text are the service's, which records what it refuses; here they are only described.
 _MESSAGE: dict[str, Any] = {"minLength": 1, "maxLength": LONGEST_MESSAGE}

@@ -19,6 +19,7 @@ from capecontrol.web.error_handlers import status_of
 pages = Blueprint("conversations", __name__, url_prefix="/conversations")
 
 Page = str | tuple[str, int] | tuple[str, int, dict[str, str]]
+_STARTERS = ("What can the Guide do?", "Can I get a deleted conversation back?", "Who can read my conversations?")
 _SENT_BEFORE = "You already sent this form with another text. Press Send again to send this one too."
 
 
@@ -134,6 +135,8 @@ def _list_page(form: StartForm, *, actor: Actor) -> str:
         shelf=shelf,
         older=url_for("conversations.list_all", shelf=shelf, cursor=page.next) if page.next else None,
         start_form=form,
+        # Each with a key of its own: a double click starts one conversation, two different questions start two.
+        starters=[(question, ids.new_id()) for question in _STARTERS],
     )
 
 

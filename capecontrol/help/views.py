@@ -8,8 +8,8 @@ from flask import Blueprint, current_app, render_template
 from markupsafe import Markup
 
 from capecontrol.auth.identity import public
-from capecontrol.conversations import rendering
 from capecontrol.help.pages import get_page, list_pages
+from capecontrol.web import rendering
 from capecontrol.web.openapi import list_operations
 
 pages = Blueprint("help", __name__, url_prefix="/help")

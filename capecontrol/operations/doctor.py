@@ -92,11 +92,10 @@ def _of_part(part: Part) -> Finding:
 
 def _arithmetic(settings: Settings, connection: Connection) -> Finding:
     total = sum(settings.connections.values())
-    parts = " + ".join(f"{name} {count}" for name, count in settings.connections.items())
     room = connection.execute(_ROOM).scalar_one()
     sentence = (
-        f"{parts} = {total} connections at most; DATABASE_CONNECTION_LIMIT is {settings.database_connection_limit} "
-        f"and the server has room for {room}"
+        f"{settings.connections_in_words} connections at most; DATABASE_CONNECTION_LIMIT is "
+        f"{settings.database_connection_limit} and the server has room for {room}"
     )
     if total > room:
         return Finding("connections", "failed", f"{sentence}: lower WEB_CONCURRENCY or DATABASE_POOL.")

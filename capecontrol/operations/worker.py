@@ -5,7 +5,6 @@ import contextlib
 import logging
 import os
 import signal
-import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -20,6 +19,7 @@ from procrastinate.worker import Worker
 from psycopg_pool import PoolTimeout
 from sqlalchemy.exc import SQLAlchemyError
 
+from capecontrol import clock
 from capecontrol.config import Settings, libpq_url
 from capecontrol.conversations import tasks as conversation_tasks
 from capecontrol.conversations.replies import order_lost_replies
@@ -107,7 +107,7 @@ async def work(app: Flask, stop: asyncio.Event) -> None:
     pause = FIRST_PAUSE_SECONDS
     is_lost = False
     while not stop.is_set():
-        started = time.monotonic()
+        started = clock.monotonic()
         try:
             await _run_queue(app, stop, is_back=is_lost)
         except _LOST as failure:
@@ -116,7 +116,7 @@ async def work(app: Flask, stop: asyncio.Event) -> None:
             reason = "a part of the worker ended"
         if stop.is_set():
             break
-        if time.monotonic() - started > LONGEST_PAUSE_SECONDS:
+        if clock.monotonic() - started > LONGEST_PAUSE_SECONDS:
             pause, is_lost = FIRST_PAUSE_SECONDS, False
         if not is_lost:  # once, however long it takes
             log.warning("worker_lost_database", reason=reason, note="trying again until it answers")
@@ -187,7 +187,7 @@ def _in_application(app: Flask) -> Callable[[Callable[[], Any], JobContext, Work
 
 async def _say_how_it_went(call_next: Callable[[], Awaitable[Any]], context: JobContext, _worker: Worker) -> Any:
     """Write one line for each job, with the traceback of a failure."""
-    started = time.monotonic()
+    started = clock.monotonic()
     words = {"task": context.job.task_name, "job": context.job.id, "tries": context.job.attempts + 1}
     try:
         result = await call_next()
@@ -206,7 +206,7 @@ async def _say_how_it_went(call_next: Callable[[], Awaitable[Any]], context: Job
 
 
 def _milliseconds(started: float) -> float:
-    return round((time.monotonic() - started) * 1000, 1)
+    return round((clock.monotonic() - started) * 1000, 1)
 
 
 def _say_what_was_left(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

@@ -1,7 +1,6 @@
 """The request's budget: work whose caller has waited too long is dropped before it starts."""
 
 import math
-import time
 
 from flask import Flask, request
 
@@ -19,7 +18,7 @@ def init_app(app: Flask) -> None:
 
     @app.before_request
     def begin_budget() -> None:
-        waited = queued_seconds(request.headers.get("X-Request-Start"), now=time.time())
+        waited = queued_seconds(request.headers.get("X-Request-Start"), now=clock.epoch())
         clock.add_timing("queue", waited * 1000)
         clock.set_deadline(clock.monotonic() + BUDGET_SECONDS - waited)
         if waited >= BUDGET_SECONDS and request.endpoint not in _UNBUDGETED:

@@ -32,5 +32,5 @@ def decode(cursor: str | None) -> Position | None:
         if given.tzinfo is None or not row_id or "\x00" in row_id:
             raise ValueError(raw)
     except (ValueError, OverflowError, binascii.Error):
-        raise Invalid({"cursor": ["Cursor is not one that this list gave out."]}) from None
+        raise Invalid({"cursor": ["This place in the list is unknown. Begin again with its first page."]}) from None
     return position

@@ -7,7 +7,6 @@ which takes a microsecond, and each second a thread adds the process's counts to
 
 import hashlib
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
@@ -19,7 +18,7 @@ from flask import Flask, current_app, request
 from sqlalchemy import BigInteger, Column, Index, Integer, Table, Text, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from capecontrol import each_second
+from capecontrol import clock, each_second
 from capecontrol.audit import events
 from capecontrol.audit.recorder import record_refusal
 from capecontrol.auth.identity import actor_or_none
@@ -194,7 +193,7 @@ def hold_to(limit: Limit, *, who: str) -> None:
     settings: Settings = current_app.config["SETTINGS"]
     if not settings.ratelimit_enabled:
         return
-    now = int(time.time())
+    now = int(clock.epoch())
     hits, is_first = _add_hot(limit, who, now) if limit.is_hot else _add(limit, who, now)
     if hits <= limit.hits:
         return
@@ -212,7 +211,7 @@ def share_counts(_is_last: bool = False) -> None:
     """Write what this process counted on hot paths, and learn the others' counts."""
     hot: HotCounts = current_app.extensions[_EXTENSION]
     try:
-        hot.share(int(time.time()))
+        hot.share(int(clock.epoch()))
     except SQLAlchemyError as error:
         # Until the table answers again, each process holds its callers to the limits by what it counts itself.
         log.warning("rate_limits_not_shared", kind=type(error).__name__)
@@ -222,7 +221,7 @@ def forget_expired() -> int:
     """Delete the counters of windows that are over; return how many."""
     with short_transaction(pool=None) as connection:
         gone = connection.execute(
-            text("DELETE FROM rate_limit_counters WHERE expires_at < :now"), {"now": int(time.time())}
+            text("DELETE FROM rate_limit_counters WHERE expires_at < :now"), {"now": int(clock.epoch())}
         )
         return gone.rowcount
 

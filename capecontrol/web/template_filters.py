@@ -7,7 +7,7 @@ from flask import Flask
 from markupsafe import Markup
 
 from capecontrol import clock
-from capecontrol.conversations import rendering
+from capecontrol.web import rendering
 
 _STEPS = ((60, "second"), (60, "minute"), (24, "hour"), (7, "day"), (4.35, "week"), (12, "month"))
 

@@ -129,20 +129,16 @@ function prepareStrength() {
 
 /* Before posting: what is plainly missing is said at once, since a page that comes back has lost the password. */
 
+function isMissing(field) {
+  if (field.type === "checkbox") return !field.checked;
+  if (field === password) return [...password.value].length < password.minLength;
+  return !field.value.trim();
+}
+
 function mistakes() {
   const found = [];
   for (const field of form.querySelectorAll("[data-missing]")) {
-    if (!field.value.trim()) found.push({ field, text: field.dataset.missing });
-  }
-  if ([...password.value].length < password.minLength) {
-    found.push({ field: password, text: `Choose a password of at least ${password.minLength} characters.` });
-  }
-  const roles = form.querySelectorAll("input[name=user_role]");
-  if (roles.length && ![...roles].some((role) => role.checked)) {
-    found.push({ field: roles[0], text: "Say what brings you here." });
-  }
-  if (!form.elements.terms.checked) {
-    found.push({ field: form.elements.terms, text: "Please agree to the terms to open an account." });
+    if (isMissing(field)) found.push({ field, text: field.dataset.missing });
   }
   return found;
 }

@@ -160,6 +160,11 @@ def test_a_bad_filter_is_told_by_field(ask, admin: Person, query: dict[str, str]
     assert answer["detail"]
 
 
+def test_a_bad_filter_is_told_by_its_own_name(ask, admin: Person) -> None:
+    answer = ask("/api/audit/logs", admin, status=422, event_type="a\nb")
+    assert answer["detail"] == "Event type must be one line without control characters."
+
+
 @pytest.mark.parametrize(
     "query", [{"start_date": "0001-01-01"}, {"end_date": "9999-12-31"}, {"end_date": "9999-12-31T23:59:59.999999Z"}]
 )

@@ -1,9 +1,14 @@
-"""Events as sentences, in the third person and in the second."""
+"""Guard: every event reads as a sentence, in the third person and in the second."""
+
+import re
+from pathlib import Path
 
 import pytest
 
 from capecontrol.audit import events, sentences
 from capecontrol.audit.sentences import Happening, tell, tell_oneself
+
+pytestmark = pytest.mark.guard
 
 EVERY = sorted(events.all_events())
 
@@ -13,6 +18,13 @@ def test_every_event_has_a_wording_and_every_wording_an_event() -> None:
     assert not missing, f"give {sorted(missing)} a sentence in audit/sentences.py"
     unknown = sentences.worded_events() - set(EVERY)
     assert not unknown, f"{sorted(unknown)} are worded but no event of audit/events.py"
+
+
+def test_every_limit_has_a_wording_and_every_wording_a_limit() -> None:
+    package = Path(sentences.__file__).parent.parent
+    limits = {name for path in package.rglob("*.py") for name in re.findall(r'\bLimit\("(\w+)"', path.read_text())}
+    assert len(limits) > 5
+    assert limits == sentences.worded_limits()
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -77,6 +89,26 @@ def test_every_event_reads_as_a_sentence_both_ways(name: str, success: bool) -> 
             Happening("access_denied", False, "Sipho", details={"wanted": "session"}),
             "Sipho tried to sign somebody else out and was refused",
             "You tried to sign somebody else out and were refused",
+        ),
+        (
+            Happening("role_changed", True, "Administrator", False, {"old": None, "new": "admin"}),
+            "An administrator's account was opened",
+            "An administrator's account was opened for you",
+        ),
+        (
+            Happening("role_changed", True, "Ayanda", True, {"old": None, "new": "admin"}),
+            "Ayanda opened an administrator's account",
+            "You opened an administrator's account",
+        ),
+        (
+            Happening("rate_limit_exceeded", False, "Sipho", details={"limit": "check_password"}),
+            "Sipho had too many passwords judged in a short time",
+            "You had too many passwords judged in a short time",
+        ),
+        (
+            Happening("rate_limit_exceeded", False, None, False, {"limit": "one of the first version"}),
+            "Somebody did something too often",
+            "You did something too often",
         ),
         (
             Happening("access_denied", False, "Sipho", details={"wanted": "audit.search"}),

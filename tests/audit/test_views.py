@@ -189,4 +189,4 @@ def test_activity_has_older_pages(sign_in, person: Person, db_session: Session) 
 
 def test_a_broken_activity_address_is_a_page_in_words(sign_in) -> None:
     page = sign_in().visit("/account/activity?older=nonsense", status=422)
-    assert "Cursor" in page.words
+    assert "This place in the list is unknown. Begin again with its first page." in page.words

@@ -1,4 +1,4 @@
-"""Every request of the existing browser client, replayed (B1 to B7), with what it does with the answer."""
+"""Guard: every request of the existing browser client, replayed (B1 to B7), with what it does with the answer."""
 
 import json
 import time
@@ -6,9 +6,13 @@ from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
+from sqlalchemy import select
+from sqlalchemy.orm import Session
 
 from capecontrol.audit.models import AuditLog
 from tests.people import PASSWORD, Person
+
+pytestmark = pytest.mark.guard
 
 EMAIL = "naledi@example.com"
 PROFILE = "/api/enhanced/complete-phase2-profile"
@@ -156,12 +160,17 @@ def test_b5_the_older_sign_in_pages(client: FlaskClient, person: Person) -> None
 
 
 @pytest.mark.parametrize("profile", [CUSTOMER_PROFILE, DEVELOPER_PROFILE], ids=["customer", "developer"])
-def test_b6_the_profile_after_registration(client: FlaskClient, profile: dict[str, Any]) -> None:
-    token = client.post("/api/auth/v2/register", json=AS_SENT).json["accessToken"]
-    headers = {"Authorization": f"Bearer {token}"}
+def test_b6_the_profile_after_registration(client: FlaskClient, profile: dict[str, Any], db_session: Session) -> None:
+    account = client.post("/api/auth/v2/register", json=AS_SENT).json
+    headers = {"Authorization": f"Bearer {account['accessToken']}"}
     answer = client.post("/api/enhanced/complete-phase2-profile", json=profile, headers=headers)
     assert answer.status_code == 200
     assert answer.json["profile"] == profile
+    event = db_session.scalars(select(AuditLog).where(AuditLog.event_type == "profile_updated")).one()
+    assert (event.user_id, event.user_email, event.subject_id) == (account["id"], EMAIL, account["id"])
+    assert event.success
+    # Which fields, and never what stands in them.
+    assert event.event_metadata == {"fields": sorted(profile)}
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """What is recorded of registrations there was no room for: one by its address, the rest by their number."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from flask import Flask
@@ -47,7 +48,7 @@ def named(number: int) -> tuple[str, str, dict, bool]:
 def test_without_a_waiting_room_one_a_second_is_named_and_the_others_counted(
     app: Flask, client: FlaskClient, db_session: Session, now, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(waiting_room._ready(), "is_open", False)
+    monkeypatch.setattr(waiting_room, "_room", replace(waiting_room._ready(), is_open=False))
     now(1000.0)
     with full_gate():
         assert [register(client, number) for number in range(4)] == [503] * 4

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from capecontrol import clock
 from capecontrol.audit.models import AuditLog
-from capecontrol.auth import automation
+from capecontrol.auth import automation, passwords
 from capecontrol.auth.models import User, UserSession
 from capecontrol.auth.views import browser_name, safe_target
 from capecontrol.config import libpq_url
@@ -44,6 +44,19 @@ def an_older_mark() -> str:
     now = signer.get_timestamp()
     signer.get_timestamp = lambda: now - 60  # type: ignore[method-assign]
     return signer.sign("form").decode()
+
+
+def test_what_is_missing_is_said_in_the_same_words_by_the_page_and_by_the_server(patient: Visitor) -> None:
+    fields = ("full_name", "email", "password", "terms")
+    said = {name: patient.page.find(attrs={"name": name})["data-missing"] for name in fields}
+    assert len(set(said.values())) == len(fields)
+    page = register(patient, status=422, full_name="", email="", password="", terms=None)
+    for name in fields:
+        assert page.find(id=f"{name}-error").get_text().split("Error:")[1].strip() == said[name]
+    # And the password that is there but too short, which the service refuses.
+    page = register(patient, status=422, password="short")
+    assert said["password"] in page.find(id="password-error").get_text()
+    assert page.find(attrs={"name": "password"})["minlength"] == str(passwords.SHORTEST)
 
 
 def register(visitor: Visitor, *, status: int = 200, **changes: object):

@@ -174,6 +174,87 @@ def test_a_double_click_opens_one_account(context: BrowserContext, live_server: 
     expect(page.get_by_text("Welcome, Sipho Zulu")).to_be_visible()
 
 
+def test_a_password_is_shown_on_request_and_hidden_before_it_is_sent(
+    context: BrowserContext, live_server: LiveServer
+) -> None:
+    page = context.new_page()
+    page.goto(f"{live_server.url}/login")
+    field = page.get_by_label("Password", exact=True)
+    field.fill("not the password")
+    expect(field).to_have_attribute("type", "password")
+    page.get_by_role("button", name="Show password").click()
+    expect(field).to_have_attribute("type", "text")
+    expect(field).to_have_value("not the password")
+    page.get_by_role("button", name="Hide password").click()
+    expect(field).to_have_attribute("type", "password")
+    # A browser offers again what was typed into a text field, so it is none any more when the form goes out.
+    page.get_by_role("button", name="Show password").click()
+    page.evaluate(
+        """() => {
+            const form = document.querySelector("form[data-submit-once]");
+            form.addEventListener("submit", (event) => {
+                event.preventDefault();
+                window.typeWhenSent = form.elements.password.type;
+            });
+        }"""
+    )
+    page.get_by_label("E-mail address").fill("nobody@example.com")
+    page.get_by_role("button", name="Sign in").click()
+    assert page.evaluate("window.typeWhenSent") == "password"
+
+
+@pytest.mark.parametrize("answer", [503, None], ids=["no room for a stream", "a stream that breaks"])
+def test_an_answer_comes_without_a_stream_too(
+    context: BrowserContext, live_server: LiveServer, answer: int | None
+) -> None:
+    page = new_person(context, live_server, f"poll{answer}@example.com")
+    page.route(
+        re.compile(r"/events(\?|$)"),
+        lambda route: route.fulfill(status=answer, json={"detail": "Not now."}) if answer else route.abort(),
+    )
+    polls: list[str] = []
+    page.on("request", lambda request: polls.append(request.url) if "/messages?after=" in request.url else None)
+    page.get_by_label("What would you like to know?").fill("Who can read my conversations?")
+    page.get_by_role("button", name=re.compile("^Start")).click()
+    expect(page).to_have_url(re.compile(r"/conversations/[0-9a-f-]{36}"))
+    page.evaluate("window.wasNotReloaded = true")
+    page.get_by_label("Your message").fill("How do I sign out?")
+    page.get_by_role("button", name=re.compile("^Send")).click()
+    answers = page.locator('article[data-role="assistant"]')
+    expect(answers).to_have_count(2, timeout=20_000)
+    expect(answers.nth(1)).to_contain_text("No AI model is connected", timeout=20_000)
+    expect(answers.nth(1)).to_have_attribute("data-status", "complete")
+    assert polls, "nobody asked for the messages after the last one"
+    assert page.evaluate("window.wasNotReloaded") is True
+
+
+def test_a_mistake_begins_beside_its_bullet(chromium: Browser, live_server: LiveServer) -> None:
+    context = chromium.new_context(viewport={"width": 390, "height": 844}, java_script_enabled=False)
+    try:
+        page = context.new_page()
+        page.goto(f"{live_server.url}/register")
+        page.get_by_label("Your name").fill("Thandi Nkosi")
+        page.get_by_label("E-mail address").fill("thandi@example.com")
+        page.get_by_label("Password", exact=True).fill("short")
+        page.get_by_role("checkbox").check()
+        page.wait_for_timeout(1100)
+        page.get_by_role("button", name="Open my account").click()
+        link = page.locator(".error-summary li a").first
+        expect(link).to_contain_text("A few unrelated words make a good password.")
+        tops, item, heights = link.evaluate(
+            """(link) => {
+                const lines = [...link.getClientRects()];
+                return [lines.map((line) => line.top), link.parentElement.getBoundingClientRect().top,
+                        lines.map((line) => line.height)];
+            }"""
+        )
+        assert len(tops) > 1, "this is about a link of several lines"
+        assert abs(tops[0] - item) < 8
+        assert min(heights) >= 24, "each line is a target"
+    finally:
+        context.close()
+
+
 def test_the_form_can_be_filled_in_by_keyboard_alone(context: BrowserContext, live_server: LiveServer) -> None:
     page = context.new_page()
     page.goto(f"{live_server.url}/register")

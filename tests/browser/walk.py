@@ -115,6 +115,8 @@ def find_everything(page: Page, url: str, email: str, shoot: Shoot) -> None:
     shoot("audit")
     page.goto(f"{url}/audit?person={email.replace('+', '%2B')}")
     main = page.get_by_role("main")
-    for name in ("user_registration", "user_registration_failed", "user_login", "user_login_failed", "user_logout"):
+    of_account = ("user_registration", "user_registration_failed", "user_login", "user_login_failed", "user_logout")
+    of_conversation = ("conversation_started", "ai_prompt_submitted", "ai_response_generated")
+    for name in (*of_account, *of_conversation):
         expect(main.locator("td, dd, li, code, .event").get_by_text(name, exact=True).first).to_be_visible()
     shoot("audit-person")

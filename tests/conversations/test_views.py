@@ -42,6 +42,16 @@ def test_the_first_visit_says_what_to_do(thandi: Visitor) -> None:
     assert "Ask something in the box above" in page.words
 
 
+def test_a_double_click_on_a_starter_starts_one_conversation(thandi: Visitor, db_session: Session) -> None:
+    page = thandi.visit("/conversations")
+    first, second, *_ = [filled_in(form) for form in page.select(".starters form")]
+    for fields in (first, first, second):
+        assert thandi.client.post("/conversations", data=fields).status_code == 303
+    said = [message.content for message in messages(db_session) if message.role == "user"]
+    assert sorted(said) == sorted([first["content"], second["content"]])
+    assert db_session.scalar(select(func.count()).select_from(Conversation)) == 2
+
+
 def test_starting_leads_to_the_conversation_and_its_coming_reply(app: Flask, thandi: Visitor, db_session) -> None:
     page = start(thandi)
     conversation = only_conversation(db_session)

@@ -9,6 +9,7 @@ from flask import Flask
 
 from capecontrol import create_app
 from capecontrol.audit import recorder
+from capecontrol.config import COMMAND_CONNECTIONS
 from capecontrol.extensions import db
 from tests.conftest import dispose, settings_for
 
@@ -62,7 +63,18 @@ def test_a_healthy_product_is_well(patient: Flask) -> None:
 def test_every_line_is_a_sentence_and_the_arithmetic_is_printed(patient: Flask) -> None:
     lines = doctor(patient).output.splitlines()
     assert all(line.endswith(".") for line in lines)
-    assert any("web 12 + worker 6 + release 1 + operator 1 = 20 connections" in line for line in lines)
+    assert any("web 12 + worker 6 + release or operator 2 = 20 connections" in line for line in lines)
+
+
+def test_the_doctor_holds_no_more_connections_than_the_arithmetic_gives_a_command(databases) -> None:
+    with databases.clone() as url:
+        app = create_app(settings_for(url))
+        assert doctor(app, "--release").exit_code == 0
+        with app.app_context():
+            # Nothing is returned to the server before the command ends, so what the pools keep is the most it held.
+            opened = [name for name, engine in db.engines.items() for _ in range(engine.pool.checkedin())]
+        dispose(app)
+    assert len(opened) == COMMAND_CONNECTIONS, opened
 
 
 @pytest.mark.parametrize(

@@ -28,9 +28,9 @@ from sqlalchemy import text
 from werkzeug.test import TestResponse
 
 from capecontrol import create_app
-from capecontrol.auth import credentials
+from capecontrol.auth import credentials, waiting_room
 from capecontrol.auth.models import User
-from capecontrol.conversations import service
+from capecontrol.conversations import replies, service
 from capecontrol.extensions import db
 from capecontrol.web import openapi
 from capecontrol.web.openapi import Operation
@@ -183,30 +183,43 @@ SUCCESSES: list[tuple[str, str, int, dict[str, Any]]] = [
     ("POST", "/api/conversations", 201, {"body": {"title": "Sailing", "content": "Which way is the wind?"}}),
     ("GET", "/api/conversations/{conversation_id}", 200, {}),
     ("PATCH", "/api/conversations/{conversation_id}", 200, {"body": {"title": "Another"}}),
+    ("GET", "/api/conversations/{conversation_id}/events", 200, {}),
     ("GET", "/api/conversations/{conversation_id}/messages", 200, {}),
     ("POST", "/api/conversations/{conversation_id}/messages", 202, {"body": {"content": "And tomorrow?"}}),
     ("GET", "/api/audit/logs", 200, {"query": {"limit": 1}}),
     ("GET", "/api/audit/logs/{reference}", 200, {}),
     ("GET", "/api/audit/event-types", 200, {}),
+    ("DELETE", "/api/audit/logs", 405, {}),
     ("DELETE", "/api/audit/logs/{reference}", 405, {}),
     ("GET", "/api/health", 200, {}),
+    ("GET", "/api/health/", 200, {}),
     ("GET", "/api/openapi.json", 200, {}),
     ("DELETE", "/api/conversations/{conversation_id}", 204, {}),
     ("PATCH", "/api/conversations/{conversation_id}", 409, {"body": {"title": "Deleted, so not renamed"}}),
     ("POST", "/api/auth/v2/logout", 204, {}),
+    ("GET", "/api/auth/v2/registration-place", 200, {"ticket": True}),
 ]
 
 
+@pytest.mark.guard
+def test_every_operation_is_asked_for_something_it_does() -> None:
+    assert {(method, path) for method, path, *_ in SUCCESSES} == {(each.method, each.path) for each in OPERATIONS}
+
+
+@pytest.mark.guard
 def test_what_succeeds_keeps_to_the_description_too(target: Target) -> None:
     """Chance finds no valid registration, so each operation is also asked for something it does."""
     headers = target.bearer()
     with target.app.app_context():
-        conversation = service.start(actor=target.person.actor, content="Hello").conversation.id
+        started = service.start(actor=target.person.actor, content="Hello")
+        conversation = started.conversation.id
+        replies.make_reply(started.reply.id)  # so that the stream has an end
     event = target.client.get("/api/audit/logs", headers=headers).json["logs"][0]["event_id"]
     for method, path, status, given_ in SUCCESSES:
         operation = target.schema[path][method]
         arguments = {"conversation_id": conversation, "reference": event}
         fields = dict(given_)
+        ticket = draw_ticket(target) if fields.pop("ticket", False) else None
         if "body" in fields:
             mine = {"EMAIL": target.person.email}
             fields["body"] = {
@@ -217,9 +230,20 @@ def test_what_succeeds_keeps_to_the_description_too(target: Target) -> None:
         case = operation.Case(
             path_parameters={name: value for name, value in arguments.items() if f"{{{name}}}" in path}, **fields
         )
-        response = case.call(headers=headers)
+        response = case.call(headers=headers | ({"X-Registration-Ticket": ticket} if ticket else {}))
         assert response.status_code == status, f"{method} {path} answered {response.status_code}: {response.text}"
         case.validate_response(response, checks=CHECKS)
+
+    with target.app.app_context():
+        waiting_room.leave(ticket or "")  # or everybody after this would have to wait too
+
+
+def draw_ticket(target: Target) -> str:
+    """Take a place in the waiting room."""
+    with target.app.app_context():
+        answer = waiting_room.turned_away("newcomer@example.com", None)
+    assert isinstance(answer, waiting_room.Queued)
+    return answer.ticket
 
 
 def has_input(operation: Operation) -> bool:

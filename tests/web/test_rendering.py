@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 import pytest
 from bs4 import BeautifulSoup
 
-from capecontrol.conversations.rendering import render
+from capecontrol.web.rendering import render
 
 TAGS = {"p", "br", "hr", "strong", "em", "s", "code", "pre", "blockquote", "ul", "ol", "li", "a", "span", "div"}
 TAGS |= {"table", "thead", "tbody", "tr", "th", "td"}
