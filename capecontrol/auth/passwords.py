@@ -66,8 +66,8 @@ class Gate:
     def run(self, work: Callable[[], Result]) -> Result:
         """Do the work with a permit and return its result.
 
-        Raises Overloaded at once where too many wait already, or where those before would take longer than anybody
-        waits; and after the wait, which ends with the request's budget: work whose caller has left is not begun.
+        Raises Overloaded at once where too many wait already, or where it would take longer than anybody waits; and
+        after the wait, which ends with the request's budget: work whose caller has left is not begun.
         """
         self._enter()
         try:
@@ -89,7 +89,8 @@ class Gate:
     def _enter(self) -> None:
         with self._counting:
             before = self._inside - self._permits
-            takes_too_long = (before + 1) * self.seconds / self._permits > GATE_WAIT_SECONDS
+            # Half of what runs, those who wait, and one's own: nobody is admitted to an answer a second away.
+            takes_too_long = (before + 1.5) * self.seconds / self._permits > GATE_WAIT_SECONDS
             if self._inside >= self._places or (before >= 0 and takes_too_long):
                 raise Overloaded
             self._inside += 1

@@ -26,6 +26,9 @@ _UNCLAIMED_SECONDS = 3
 """A turn nobody has come for by then holds no one up any more; it can still be used until it is over."""
 
 _CLAIMED_SECONDS = 3
+_TURN_TAKES_SECONDS = 6.0
+"""From a turn's being given to the account: until the next poll, at the gate, and once more where that is full."""
+
 _PACE_OVER_SECONDS = 10
 _ENOUGH_TO_LEARN_FROM = 20
 """Registrations within ten seconds that tell the pace, from the first of them on; with fewer, the hash's own time."""
@@ -157,5 +160,5 @@ class Turns:
         The pace counts what is possible too: a room that only gave as many turns as were used lately would keep to
         whatever pace it began with.
         """
-        used_up = pace * (SHORTEST_POLL_SECONDS + 0.5)
+        used_up = pace * _TURN_TAKES_SECONDS
         return max(4 * self._slots, math.ceil(used_up / max(_SMALLEST_SHARE, share_who_come)))
