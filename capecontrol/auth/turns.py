@@ -26,8 +26,8 @@ _UNCLAIMED_SECONDS = 3
 """A turn nobody has come for by then holds no one up any more; it can still be used until it is over."""
 
 _CLAIMED_SECONDS = 3
-_TURN_TAKES_SECONDS = 6.0
-"""From a turn's being given to the account: until the next poll, at the gate, and once more where that is full."""
+_HASHES_AT_THE_GATE = 4
+"""How many hashes somebody spends at the gate: those before, one's own, and a second try where it was full."""
 
 _PACE_OVER_SECONDS = 10
 _ENOUGH_TO_LEARN_FROM = 20
@@ -160,5 +160,6 @@ class Turns:
         The pace counts what is possible too: a room that only gave as many turns as were used lately would keep to
         whatever pace it began with.
         """
-        used_up = pace * _TURN_TAKES_SECONDS
+        turn_takes = SHORTEST_POLL_SECONDS + 0.5 + _HASHES_AT_THE_GATE * passwords.seconds_per_hash()
+        used_up = pace * turn_takes
         return max(4 * self._slots, math.ceil(used_up / max(_SMALLEST_SHARE, share_who_come)))

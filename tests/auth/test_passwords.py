@@ -180,7 +180,7 @@ def test_work_whose_caller_has_left_is_not_begun_at_a_free_permit_either() -> No
 
 
 def test_who_would_wait_too_long_is_refused_at_once() -> None:
-    gate = passwords.Gate(permits=1, waiters=7, seconds=0.4)
+    gate = passwords.Gate(permits=1, waiters=7, seconds=0.5)
     with held(gate), ThreadPoolExecutor(1) as other:
         first = other.submit(gate.run, lambda: "in")
         while gate._inside < 2:
