@@ -7,6 +7,7 @@ seconds throughout.
 import json
 import os
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -143,6 +144,12 @@ _OWNER = "CAPECONTROL_METRICS_OWNER"
 if os.environ.get(_OWNER) != str(os.getpid()):
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix="capecontrol-metrics-")
     os.environ[_OWNER] = str(os.getpid())
+
+
+def post_worker_init(_worker: Any) -> None:
+    """Let threads take turns every millisecond. At the usual five, one that comes back from a hash or from the
+    database waits that long for the interpreter, several times in each request of a busy process."""
+    sys.setswitchinterval(0.001)
 
 
 def child_exit(_server: Any, worker: Any) -> None:

@@ -26,12 +26,17 @@ _UNCLAIMED_SECONDS = 3
 """A turn nobody has come for by then holds no one up any more; it can still be used until it is over."""
 
 _CLAIMED_SECONDS = 3
+_SHARE_SURELY_POSSIBLE = 0.75
 _HASHES_AT_THE_GATE = 4
 """How many hashes somebody spends at the gate: those before, one's own, and a second try where it was full."""
 
 _PACE_OVER_SECONDS = 10
 _ENOUGH_TO_LEARN_FROM = 20
 """Registrations within ten seconds that tell the pace, from the first of them on; with fewer, the hash's own time."""
+
+_MARGIN = 1.5
+"""So many more turns than are used at the present pace, so that it can grow. Many more would crowd the gate, which sends
+them all away for the same second: it would be full at one moment and empty at the next."""
 
 _SMALLEST_SHARE = 0.25
 """However few have come for their turns lately, no more than four times as many are given."""
@@ -145,7 +150,9 @@ class Turns:
         with short_transaction(pool=None) as connection:
             found = connection.execute(_READ, _TIMES).one()
             possible = self._slots / passwords.seconds_per_hash()
-            pace = found.done / max(1.0, found.done_within) if found.done >= _ENOUGH_TO_LEARN_FROM else possible
+            measured = found.done / max(1.0, found.done_within) if found.done >= _ENOUGH_TO_LEARN_FROM else possible
+            # While a crowd arrives, taking its forms is most of the work; the pace soon picks up again.
+            pace = max(measured, possible * _SHARE_SURELY_POSSIBLE)
             if found.waiting and connection.scalar(
                 text("SELECT pg_try_advisory_xact_lock(:lock)"), {"lock": _ADVISORY_LOCK}
             ):
@@ -160,6 +167,6 @@ class Turns:
         The pace counts what is possible too: a room that only gave as many turns as were used lately would keep to
         whatever pace it began with.
         """
-        turn_takes = SHORTEST_POLL_SECONDS + 0.5 + _HASHES_AT_THE_GATE * passwords.seconds_per_hash()
-        used_up = pace * turn_takes
+        turn_takes = SHORTEST_POLL_SECONDS / 2 + _HASHES_AT_THE_GATE * passwords.seconds_per_hash()
+        used_up = pace * turn_takes * _MARGIN
         return max(4 * self._slots, math.ceil(used_up / max(_SMALLEST_SHARE, share_who_come)))

@@ -190,9 +190,10 @@ class _Applicant:
     def _retry_after(self, answer: Answer) -> float:
         text = answer.header("Retry-After") if answer.status else None
         if text is not None and text.isdigit():
-            # Without a ticket nobody keeps an order, and those who were refused together must not come back together.
-            spread = 1.0 if self._ticket is not None else 1.0 + self._chance.random()
-            return int(text) * spread
+            # Those who were refused together must not come back together: without a ticket, where nobody keeps an
+            # order, anywhere within the time again; with one, a little late each time, as the page does.
+            spread = self._chance.random() / (10 if self._ticket is not None else 1)
+            return int(text) * (1.0 + spread)
         return _ASK_AGAIN_SECONDS * (1 + self._chance.random())
 
 
