@@ -6,15 +6,15 @@ seconds throughout.
 
 import json
 import os
+import select
 import shutil
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from gunicorn import util
 from gunicorn.http import errors
-from gunicorn.workers.gthread import ThreadWorker
+from gunicorn.workers import gthread
 
 # A dyno's router comes from outside; anywhere else the web server is for this machine alone.
 bind = f"{'0.0.0.0' if os.environ.get('DYNO') else '127.0.0.1'}:{os.environ.get('PORT') or 8000}"  # noqa: S104
@@ -88,8 +88,22 @@ _REFUSALS: tuple[tuple[type[Exception], str, str], ...] = (
 )
 
 
-class Worker(ThreadWorker):
-    """gunicorn's threaded worker, which refuses in the product's own form: JSON with a sentence, never HTML."""
+class Worker(gthread.ThreadWorker):
+    """gunicorn's threaded worker, which refuses in the product's own form, JSON with a sentence and never HTML, and
+    which cuts nobody off when it stops."""
+
+    def set_accept_enabled(self, enabled: bool) -> None:
+        """Shut the door when stopping: who is in front of it is let in, who comes later is refused at once.
+
+        gunicorn leaves the socket open until the last answer is given. The kernel goes on taking connections that
+        nobody will ever answer, and a router sends requests into them; a refusal makes it turn to another dyno.
+        """
+        super().set_accept_enabled(enabled)
+        if not enabled and not self.alive:
+            for listener in self.sockets:
+                while select.select([listener], [], [], 0)[0]:
+                    self.accept(listener)
+                listener.close()
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: Exception) -> None:
         """Answer what the application never saw or could not answer, and close the connection.
@@ -144,12 +158,6 @@ _OWNER = "CAPECONTROL_METRICS_OWNER"
 if os.environ.get(_OWNER) != str(os.getpid()):
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix="capecontrol-metrics-")
     os.environ[_OWNER] = str(os.getpid())
-
-
-def post_worker_init(_worker: Any) -> None:
-    """Let threads take turns every millisecond. At the usual five, one that comes back from a hash or from the
-    database waits that long for the interpreter, several times in each request of a busy process."""
-    sys.setswitchinterval(0.001)
 
 
 def child_exit(_server: Any, worker: Any) -> None:
