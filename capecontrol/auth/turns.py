@@ -34,7 +34,7 @@ _PACE_OVER_SECONDS = 10
 _ENOUGH_TO_LEARN_FROM = 20
 """Registrations within ten seconds that tell the pace, from the first of them on; with fewer, the hash's own time."""
 
-_MARGIN = 1.25
+_MARGIN = 1.4
 """So many more turns than are used at the present pace, so that it can grow. More would crowd the gate, which sends
 them all away for the same second: it would be full at one moment and empty at the next."""
 

@@ -68,7 +68,7 @@ function lookLater(seconds) {
   clearTimeout(lookTimer);
   const pause = Math.min(LONGEST_PAUSE, Math.max(SHORTEST_PAUSE, seconds));
   // A little late each time, so that people who came together do not ask together for ever.
-  lookTimer = setTimeout(askForPlace, 1000 * Math.min(LONGEST_PAUSE, pause * (1 + Math.random() / 10)));
+  lookTimer = setTimeout(askForPlace, 1000 * Math.min(LONGEST_PAUSE, pause * (1 + Math.random() / 4)));
 }
 
 async function askForPlace() {

@@ -192,7 +192,7 @@ class _Applicant:
         if text is not None and text.isdigit():
             # Those who were refused together must not come back together: without a ticket, where nobody keeps an
             # order, anywhere within the time again; with one, a little late each time, as the page does.
-            spread = self._chance.random() / (10 if self._ticket is not None else 1)
+            spread = self._chance.random() / (4 if self._ticket is not None else 1)
             return int(text) * (1.0 + spread)
         return _ASK_AGAIN_SECONDS * (1 + self._chance.random())
 
