@@ -13,7 +13,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 from sqlalchemy.orm import Session
 
 from capecontrol import ids
-from capecontrol.audit import events, recorder
+from capecontrol.audit import events, recorder, spool
 from capecontrol.audit.actor import Actor
 from capecontrol.audit.models import AuditLog
 from capecontrol.auth.models import User
@@ -335,9 +335,9 @@ def test_a_full_disk_behind_standard_error_undoes_nothing(
         db.session.commit()
         db.session.add(new_user())
         record_demo()
-        before = recorder.unprinted_total._value.get()
+        before = spool.unprinted_total._value.get()
         with monkeypatch.context() as patch:
             patch.setattr("sys.stderr", FullDisk())
             db.session.commit()
         assert db.session.scalar(select(User.email)) == "lerato@example.com"
-        assert recorder.unprinted_total._value.get() == before + 1
+        assert spool.unprinted_total._value.get() == before + 1
