@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import chain
+from itertools import chain, compress
 from typing import Any
 
 from prometheus_client import Counter
@@ -283,12 +283,16 @@ def _spill(pending: list[dict[str, Any]], *, reason: str, transaction_id: str | 
         told |= {"reason": reason, "xid": transaction_id, "installation": installation.id}
         return json.dumps(told, default=_as_text)
 
-    is_kept = _to_disk([line(frozen) for frozen in pending if _durability(frozen) != "best-effort"])
+    lines = [line(frozen) for frozen in pending]
+    is_worth_a_flush = [_durability(frozen) != "best-effort" for frozen in pending]
+    is_kept = _to_disk(list(compress(lines, is_worth_a_flush)))
     if or_refuse and not is_kept:
-        pending = [as_refused(frozen, error=UNKEPT) for frozen in pending]
-    for frozen in pending:
-        spool.print_line(line(frozen))
-    spool.memory.add([line(frozen) for frozen in pending if not is_kept or _durability(frozen) == "best-effort"])
+        lines = [line(as_refused(frozen, error=UNKEPT)) for frozen in pending]
+    for each in lines:
+        spool.print_line(each)
+    spool.memory.add(
+        [each for each, is_on_disk in zip(lines, is_worth_a_flush, strict=True) if not (is_kept and is_on_disk)]
+    )
     each_second.wake()
     return is_kept
 

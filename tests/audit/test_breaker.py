@@ -157,3 +157,18 @@ def test_an_act_after_the_half_minute_writes_to_the_table_again(
     act(committed_app, 99)
     assert acts_recorded(committed_app) == [(99, True)]
     assert recorder.breaker.seconds_open == 0
+
+
+def test_however_many_act_at_once_only_five_wait_for_the_lock(
+    committed_app: Flask, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with locked(committed_app):
+        threads = [threading.Thread(target=act, args=(committed_app, number)) for number in range(24)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(30)
+    reasons = [line["reason"] for line in spilled(capsys.readouterr().err)]
+    assert len(reasons) == 24
+    assert reasons.count("55P03") <= FAILURES
+    assert set(reasons) <= {"55P03", recorder.BREAKER_OPEN}

@@ -30,10 +30,10 @@ OURS = ids.new_id()
 
 
 @contextmanager
-def full_disk() -> Iterator[None]:
-    """Let no file of this process grow: the kernel refuses it as it does on a full disk."""
+def full_disk(*, room: int = 0) -> Iterator[None]:
+    """Let no file of this process grow beyond so many bytes: the kernel refuses it as it does on a full disk."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
     try:
         yield
     finally:
@@ -171,8 +171,9 @@ def test_a_child_process_writes_to_a_file_of_its_own(tmp_path: Path) -> None:
 def test_a_full_disk_leaves_no_half_line_and_the_next_line_is_whole(tmp_path: Path) -> None:
     writer = Spool(tmp_path)
     writer.append(["first"], OURS)
-    with full_disk(), pytest.raises(OSError, match="takes nothing") as caught:
+    with full_disk(room=1000), pytest.raises(OSError, match="takes nothing") as caught:
         writer.append(["x" * 5000], OURS)
+    assert lines_in(tmp_path) == ["first"]
     assert caught.value.errno == errno.EFBIG
     writer.append(["last"], OURS)
     assert [line for line in lines_in(tmp_path) if line] == ["first", "last"]
