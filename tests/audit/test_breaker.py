@@ -91,7 +91,7 @@ def test_a_probe_that_came_to_nothing_leaves_it_to_the_next_one(time: Clock) -> 
     assert [breaker.admit(), breaker.admit()] == [True, False]
 
 
-def test_no_more_than_five_pay_for_finding_out_however_many_come_at_once() -> None:
+def test_no_more_than_five_pay_for_finding_out_however_many_come_at_once(time: Clock) -> None:
     breaker = Breaker()
     first = threading.Barrier(FAILURES)
     paid: list[int] = []
@@ -124,7 +124,7 @@ def test_nobody_is_kept_out_where_nothing_failed() -> None:
 
 
 def test_with_the_breaker_open_an_act_does_not_touch_the_table(
-    committed_app: Flask, capsys: pytest.CaptureFixture[str]
+    committed_app: Flask, capsys: pytest.CaptureFixture[str], time: Clock
 ) -> None:
     with locked(committed_app):
         for number in range(FAILURES + 2):
@@ -134,7 +134,7 @@ def test_with_the_breaker_open_an_act_does_not_touch_the_table(
 
 
 def test_with_the_breaker_open_an_event_says_which_transaction_it_belonged_to(
-    committed_app: Flask, capsys: pytest.CaptureFixture[str]
+    committed_app: Flask, capsys: pytest.CaptureFixture[str], time: Clock
 ) -> None:
     with away(committed_app):
         for number in range(FAILURES + 1):
@@ -160,7 +160,7 @@ def test_an_act_after_the_half_minute_writes_to_the_table_again(
 
 
 def test_however_many_act_at_once_only_five_wait_for_the_lock(
-    committed_app: Flask, capsys: pytest.CaptureFixture[str]
+    committed_app: Flask, capsys: pytest.CaptureFixture[str], time: Clock
 ) -> None:
     with locked(committed_app):
         threads = [threading.Thread(target=act, args=(committed_app, number)) for number in range(24)]
