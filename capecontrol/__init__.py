@@ -8,7 +8,8 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 
 from capecontrol import config, database, each_second
 from capecontrol.audit import api as audit_api
-from capecontrol.audit import recorder
+from capecontrol.audit import cli as audit_cli
+from capecontrol.audit import recorder, replay, spool
 from capecontrol.audit import views as audit_views
 from capecontrol.auth import api as auth_api
 from capecontrol.auth import availability, identity, passwords, turned_away, waiting_room
@@ -105,11 +106,14 @@ def create_app(settings: config.Settings | None = None) -> Flask:
     )
     database.init_app(app, settings)
     migrate.init_app(app, db, directory=str(config.ROOT / "migrations"))
+    spool.configure(settings.audit_spool_dir, is_lost_at_restart=config.on_a_dyno())
     recorder.install(db.session)
     csrf.init_app(app)
     identity.init_app(app, settings)
     rate_limits.init_app(app)
-    each_second.init_app(app, (rate_limits.share_counts, availability.record_checks, turned_away.record_others))
+    each_second.init_app(
+        app, (rate_limits.share_counts, availability.record_checks, turned_away.record_others, replay.keep_up)
+    )
 
     for blueprint in _PAGES:
         app.register_blueprint(blueprint)
@@ -117,5 +121,6 @@ def create_app(settings: config.Settings | None = None) -> Flask:
         csrf.exempt(blueprint)  # JSON only, and cross-site calls by cookie are refused in identity
         app.register_blueprint(blueprint)
     auth_cli.register(app)
+    audit_cli.register(app)
     operations_cli.register(app)
     return app

@@ -2,6 +2,7 @@
 
 import json
 import os
+import tempfile
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -86,6 +87,11 @@ class Settings(BaseSettings):
         default="open",
         description="`open`: a registration is an account at once and a taken address is said to be taken.",
     )
+    audit_spool_dir: str = Field(
+        default="",
+        description="Where audit events wait that the database would not take. Default: `instance/audit-spool`; on a "
+        "dyno a temporary folder, lost at its restart, as any there is: keep the log too.",
+    )
     ratelimit_enabled: bool = Field(default=True, description="`0` switches rate limits off, for load tests.")
     metrics_token: SecretStr = Field(
         default=SecretStr(""), description="Opens `/metrics` (404 without one) and the details of `/readyz`."
@@ -144,6 +150,9 @@ class Settings(BaseSettings):
             self.allowed_hosts = (
                 [urlsplit(self.public_url).hostname or ""] if self.public_url else ["localhost", "127.0.0.1", "[::1]"]
             )
+        if not self.audit_spool_dir:
+            temporary = Path(tempfile.gettempdir()) / f"capecontrol-audit-spool-{os.getuid()}"
+            self.audit_spool_dir = str(temporary if on_a_dyno() else ROOT / "instance" / "audit-spool")
         if self.password_hash_slots is None:
             self.password_hash_slots = max(1, (os.cpu_count() or 1) // self.web_concurrency)
         return self

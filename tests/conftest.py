@@ -16,6 +16,7 @@ from sqlalchemy import Connection
 from sqlalchemy.orm import Session
 
 from capecontrol import create_app, each_second
+from capecontrol.audit import recorder, spool
 from capecontrol.auth import waiting_room
 from capecontrol.config import Settings
 from capecontrol.database import CHECK, STATEMENT_MS
@@ -47,6 +48,17 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     """Stop the run's PostgreSQL, after Ctrl-C too."""
     if server := config.stash.get(RUN_SERVER, None):
         server.close()
+
+
+@pytest.fixture(autouse=True)
+def audit_spool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Yield where this test's swallowed events wait; what others made this process see of the table is forgotten."""
+    folder = tmp_path / "audit-spool"
+    monkeypatch.setenv("AUDIT_SPOOL_DIR", str(folder))
+    spool.configure(str(folder), is_lost_at_restart=False)
+    recorder.forget()
+    yield folder
+    spool.spool.close()
 
 
 @pytest.fixture(scope="session")

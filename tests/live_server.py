@@ -32,6 +32,7 @@ class LiveServer:
         self.database_url = database_url
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
+        settings.setdefault("AUDIT_SPOOL_DIR", str(folder / "audit-spool"))
         self.environment = environment_of_processes(database_url, PORT=str(self.port), **settings)
         self.web: subprocess.Popen[bytes] | None = None
         self.worker: subprocess.Popen[bytes] | None = None

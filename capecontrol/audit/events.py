@@ -4,6 +4,15 @@ Stored names are public interface: they are read by people, filters and other sy
 """
 
 from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+Durability = Literal["must", "durable", "best-effort"]
+"""What happens when the table does not take an event (R11).
+
+`must`: the event is on the disk of the spool, or the act is refused. `durable`: the act goes on; the event is on the
+disk of the spool before the answer, or, when that fails too, in memory and on standard error. `best-effort`: it waits
+in memory, where there is room for only so many.
+"""
 
 CATEGORIES = (
     "authentication",
@@ -27,14 +36,16 @@ class Event:
     category: str
     level: str = "info"
     details: frozenset[str] = field(default_factory=frozenset)
+    durability: Durability = "durable"
 
 
 _listed: dict[str, Event] = {}
 
 
-def _event(name: str, category: str, *details: str, level: str = "info") -> Event:
-    event = Event(name, category, level, frozenset(details))
-    if name in _listed or category not in CATEGORIES or level not in LEVELS:
+def _event(name: str, category: str, *details: str, level: str = "info", durability: Durability = "durable") -> Event:
+    event = Event(name, category, level, frozenset(details), durability)
+    is_known = category in CATEGORIES and level in LEVELS and durability in get_args(Durability)
+    if name in _listed or not is_known:
         raise ValueError(f"event {name} is listed twice or badly")
     _listed[name] = event
     return event
@@ -43,6 +54,11 @@ def _event(name: str, category: str, *details: str, level: str = "info") -> Even
 def all_events() -> dict[str, Event]:
     """Return every event by its stored name."""
     return dict(_listed)
+
+
+def durability_of(name: str) -> Durability:
+    """Return what happens to an event, by its stored name, when the table does not take it."""
+    return _listed[name].durability
 
 
 # Accounts. `method` says by which door: page, api, token, an older page, and so on.
@@ -55,9 +71,9 @@ USER_LOGIN_FAILED = _event("user_login_failed", "authentication", "method", "rea
 USER_LOGOUT = _event("user_logout", "authentication", "method")
 SESSION_ENDED = _event("session_ended", "authentication", "ended_session")
 # A process's checks of addresses, at most one event a minute: how many, of these taken, and how many turned away.
-EMAIL_CHECKS = _event("email_checks", "security", "checked", "taken", "refused")
+EMAIL_CHECKS = _event("email_checks", "security", "checked", "taken", "refused", durability="best-effort")
 PROFILE_UPDATED = _event("profile_updated", "profile", "fields")
-ROLE_CHANGED = _event("role_changed", "admin", "old", "new", level="warning")
+ROLE_CHANGED = _event("role_changed", "admin", "old", "new", level="warning", durability="must")
 
 # Refusals that no service sees.
 ACCESS_DENIED = _event("access_denied", "authorization", "wanted", level="warning")
@@ -73,9 +89,19 @@ CONVERSATION_RESTORED = _event("conversation_restored", "data")
 AI_PROMPT_SUBMITTED = _event("ai_prompt_submitted", "ai_service", "message_id", "characters")
 AI_PROMPT_REFUSED = _event("ai_prompt_refused", "ai_service", "reason", level="warning")
 AI_RESPONSE_GENERATED = _event(
-    "ai_response_generated", "ai_service", "message_id", "provider", "characters", "milliseconds"
+    "ai_response_generated",
+    "ai_service",
+    "message_id",
+    "provider",
+    "characters",
+    "milliseconds",
+    durability="best-effort",
 )
 AI_RESPONSE_FAILED = _event("ai_response_failed", "ai_service", "message_id", "provider", "reason", level="error")
+
+# The record about itself: a time in which a process could not write events, and best-effort events it had no room for.
+AUDIT_DEGRADED = _event("audit_degraded", "system", "swallowed", "reasons", "began_at", "ended_at", level="error")
+AUDIT_EVENTS_DROPPED = _event("audit_events_dropped", "system", "dropped", level="error")
 
 # Filling a database for show.
 DEMO_FILLED = _event("demo_filled", "system", "people", "conversations")

@@ -1,38 +1,44 @@
 """record(): freeze an event now, write it in a savepoint just before the commit, and never lose or hide it.
 
-The rules R1 to R7 of the audit design. A failure that leaves the main transaction usable is swallowed for the
-person, printed as one `AUDIT_SPILL {json}` line on stderr and counted; every other error rises as its own kind.
+The rules of the audit design, R1 to R15. A failure that leaves the main transaction usable is swallowed for the
+person; the event then waits in the spool (spool.py), is printed as one `AUDIT_SPILL {json}` line on stderr, counted,
+and stored later (replay.py). Every other error rises as its own kind.
 """
 
 import json
-import sys
-import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
+from itertools import chain, compress
 from typing import Any
 
 from prometheus_client import Counter
-from sqlalchemy import Connection, event, text
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy import Connection, event
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, SessionTransaction
 
-from capecontrol import clock, ids
+from capecontrol import clock, each_second, ids
+from capecontrol.audit import events, savepoint, spool
 from capecontrol.audit.actor import Actor
+from capecontrol.audit.breaker import Breaker
+from capecontrol.audit.degradation import Health
 from capecontrol.audit.events import Event
 from capecontrol.audit.origin import Origin, current_origin
+from capecontrol.audit.savepoint import Swallowed, reason_of
 from capecontrol.database import short_transaction
+from capecontrol.errors import Unavailable
 from capecontrol.extensions import db
 
-LOCK_MS = 100
-STATEMENT_MS = 500
+BREAKER_OPEN = "breaker_open"
+UNKEPT = "This has to be on record, and nothing can take the record right now. Nothing was changed; please try again."
+
+ROWS_A_STATEMENT = 250
+"""The limit of 500 ms is for one statement; this many rows take a tenth of it."""
+
+STATEMENTS_A_STRING = 8
+"""An answer is waited for 4 s (database.py); an import of thousands sends several strings, in the same savepoint."""
 
 _PENDING = "audit_events"
-
-# SQLSTATEs that leave the transaction usable after ROLLBACK TO: data and integrity (22, 23), rights and missing
-# objects (42), resources (53), a trigger's RAISE (P0), feature not supported, lock not available, deadlock.
-_SWALLOWED_CLASSES = ("22", "23", "42", "53", "P0")
-_SWALLOWED_STATES = ("0A000", "55P03", "40P01")
-_QUERY_CANCELED = "57014"
 
 _COLUMNS = (
     "event_id",
@@ -58,19 +64,6 @@ _COLUMNS = (
 )
 _LENGTHS = {"user_agent": 1000, "endpoint": 255, "user_email": 320, "error_message": 1000, "request_id": 100}
 
-# The limits go back to what they were: the caller's own may differ from the ladder's.
-_BEFORE = (
-    "SAVEPOINT audit; "
-    "SELECT set_config('capecontrol.lock_timeout', current_setting('lock_timeout'), true), "
-    "set_config('capecontrol.statement_timeout', current_setting('statement_timeout'), true); "
-    f"SET LOCAL lock_timeout = {LOCK_MS}; SET LOCAL statement_timeout = {STATEMENT_MS}; "
-)
-_AFTER = (
-    "; SELECT set_config('lock_timeout', current_setting('capecontrol.lock_timeout'), true), "
-    "set_config('statement_timeout', current_setting('capecontrol.statement_timeout'), true); "
-    "RELEASE SAVEPOINT audit"
-)
-_GIVE_UP = "ROLLBACK TO SAVEPOINT audit; RELEASE SAVEPOINT audit; SELECT pg_current_xact_id_if_assigned()::text"
 _ROW = "(" + ", ".join("%s" for _ in _COLUMNS) + ")"
 
 swallowed_total = Counter(
@@ -79,22 +72,24 @@ swallowed_total = Counter(
     ["reason"],
 )
 
-unprinted_total = Counter(
-    "capecontrol_audit_unprinted_total", "Swallowed audit events that standard error did not take either."
-)
+health = Health()
+breaker = Breaker()
 
 
 @dataclass(slots=True)
-class Health:
-    """What this process last saw of the audit table."""
+class _Installation:
+    """Which installation this process writes for: asked once, when the database answers anyway."""
 
-    swallowed: int = 0
-    is_degraded: bool = False
-    last_reason: str | None = None
+    id: str | None = None
 
 
-health = Health()
-_installation: list[str] = []
+installation = _Installation()
+
+
+def forget() -> None:
+    """Begin without any memory of how writing went and of which installation this is, as a new process does."""
+    global health, breaker
+    health, breaker, installation.id = Health(), Breaker(), None
 
 
 def record(
@@ -110,7 +105,8 @@ def record(
 
     Runs no SQL (R1). `actor` is who did it and may be None (the system) but may not be left out; `on_behalf_of`
     names the person whose record it belongs to where the system acts. Raises ValueError when the details are not
-    exactly the event's own.
+    exactly the event's own. With an event that *must* be kept the commit raises Unavailable, and stores nothing, where
+    neither the table nor the spool takes it.
     """
     frozen = _freeze(kind, actor or on_behalf_of, details, subject_id, description)
     if actor is None:
@@ -136,24 +132,20 @@ def record_failure(
     To be called after the session's rollback. `error` is our own sentence or reason, never a driver's text.
     `email` and `account_id` say whom it concerns when nobody is proven to act.
     """
-    frozen = _freeze(kind, actor, details, subject_id, None)
-    frozen.update(
-        success=False,
-        error_message=_clean(error, "error_message"),
-        user_email=_clean(email, "user_email") or frozen["user_email"],
-        user_id=frozen["user_id"] or account_id,
+    frozen = as_refused(
+        _freeze(kind, actor, details, subject_id, None), error=error, email=email, account_id=account_id
     )
     with clock.timed("audit"):
-        try:
-            with short_transaction() as connection:
-                connection.exec_driver_sql(
-                    f"SET LOCAL lock_timeout = {LOCK_MS}; SET LOCAL statement_timeout = {STATEMENT_MS}; " + _insert(1),
-                    _parameters([frozen]),
-                )
-        except SQLAlchemyError as failure:
-            _spill([frozen], reason=_reason(failure), xid=None)
-        else:
-            health.is_degraded = False
+        if (reason := _write_apart(frozen)) is not None:
+            _spill([frozen], reason=reason, transaction_id=None)
+
+
+def record_apart(kind: Event, *, details: Mapping[str, Any]) -> bool:
+    """Write an event of the system itself, such as one about the record, on a connection of its own.
+
+    Return whether it is written; what is not goes nowhere, and the caller keeps what it is about.
+    """
+    return _write_apart(_freeze(kind, None, details, None, None)) is None
 
 
 def record_refusal(kind: Event, *, actor: Actor | None, error: str, details: Mapping[str, Any]) -> None:
@@ -168,15 +160,40 @@ def install(session: Any) -> None:
         event.listen(session, "after_soft_rollback", _forget_pending)
 
 
+def as_refused(
+    frozen: dict[str, Any], *, error: str, email: str | None = None, account_id: str | None = None
+) -> dict[str, Any]:
+    """Return the event as something that was tried and not done, for the reason `error`."""
+    return frozen | {
+        "success": False,
+        "error_message": _clean(error, "error_message"),
+        "user_email": _clean(email, "user_email") or frozen["user_email"],
+        "user_id": frozen["user_id"] or account_id,
+    }
+
+
+def insert(rows: Sequence[dict[str, Any]]) -> tuple[str, tuple[Any, ...]]:
+    """Return the statement that stores events, those there already left out, and its parameters."""
+    statement = (
+        f"INSERT INTO audit_logs ({', '.join(_COLUMNS)}) VALUES {', '.join([_ROW] * len(rows))} "  # noqa: S608 -- our own names only
+        "ON CONFLICT (event_id) DO NOTHING"
+    )
+    return statement, tuple(frozen.get(column) for frozen in rows for column in _COLUMNS)
+
+
 def _write_pending(session: Session) -> None:
     if session.in_nested_transaction():  # the hook fires for savepoints too (P14)
         return
-    events = session.info.pop(_PENDING, [])
-    if not events:
+    pending = session.info.pop(_PENDING, [])
+    if not pending:
         return
     session.flush()  # outside any try: the main work's errors rise with their own type (R2)
     with clock.timed("audit"):
-        _append(session.connection(), events)
+        try:
+            _append(session.connection(), pending)
+        except Unavailable:
+            session.info[_PENDING] = pending  # whoever commits all the same is refused again
+            raise
 
 
 def _forget_pending(session: Session, previous_transaction: SessionTransaction) -> None:
@@ -184,68 +201,118 @@ def _forget_pending(session: Session, previous_transaction: SessionTransaction) 
         session.info.pop(_PENDING, None)
 
 
-def _append(connection: Connection, events: list[dict[str, Any]]) -> None:
-    """Insert the events in one savepoint, sent as one string: one round trip however many there are (R3, R14)."""
-    started = time.perf_counter()
+def _append(connection: Connection, pending: list[dict[str, Any]]) -> None:
+    """Write the events of a transaction, or see to it that they are kept. Raises Unavailable (R11)."""
+    must_be_kept = any(_durability(frozen) == "must" for frozen in pending)
+    swallowed = _try(connection, pending, whatever_it_costs=must_be_kept)
+    if swallowed is None:
+        return
+    if installation.id is None:
+        installation.id = savepoint.installation_id(connection)
+    is_kept = _spill(pending, reason=swallowed.reason, transaction_id=swallowed.transaction_id, or_refuse=must_be_kept)
+    if must_be_kept and not is_kept:
+        raise Unavailable(UNKEPT)
+
+
+def _try(connection: Connection, pending: list[dict[str, Any]], *, whatever_it_costs: bool) -> Swallowed | None:
+    """Write the events in one savepoint (R3, R14), unless the breaker says that it would be in vain (R12)."""
+    is_admitted = breaker.admit()
+    if not is_admitted and not whatever_it_costs:
+        return Swallowed(BREAKER_OPEN, savepoint.transaction_id(connection))
+    is_written: bool | None = None
     try:
-        connection.exec_driver_sql(_BEFORE + _insert(len(events)) + _AFTER, _parameters(events))
-    except DBAPIError as failure:
-        if not _may_swallow(failure, connection, time.perf_counter() - started):
-            raise
-        xid = connection.exec_driver_sql(_GIVE_UP).scalar()
-        _spill(events, reason=_reason(failure), xid=xid)
-    else:
-        health.is_degraded = False
+        swallowed = savepoint.write(connection, _strings(pending))
+        is_written = swallowed is None
+    finally:
+        if is_admitted:
+            breaker.settle(is_written)
+    if is_written:
+        _written()
+    return swallowed
 
 
-def _may_swallow(failure: DBAPIError, connection: Connection, seconds: float) -> bool:
-    """Say whether the transaction is still usable after this error (R5)."""
-    if failure.connection_invalidated or connection.invalidated:
-        return False
-    driver = connection.connection.dbapi_connection
-    if driver is None or driver.closed:
-        return False
-    state = getattr(failure.orig, "pgcode", None) or ""
-    if state == _QUERY_CANCELED:
-        # Ours only when the savepoint's own limit ran out; a cancel by an operator comes at any time.
-        return seconds >= STATEMENT_MS / 1000 * 0.95
-    return state[:2] in _SWALLOWED_CLASSES or state in _SWALLOWED_STATES
+def _write_apart(frozen: dict[str, Any]) -> str | None:
+    """Write an event in a short transaction of its own; return why not, where it is not written."""
+    if not breaker.admit():
+        return BREAKER_OPEN
+    is_written: bool | None = None
+    try:
+        statement, parameters = insert([frozen])
+        with short_transaction() as connection:
+            connection.exec_driver_sql(savepoint.LIMITS + statement, parameters)
+        is_written = True
+    except SQLAlchemyError as failure:
+        is_written = False
+        return reason_of(failure)
+    finally:
+        breaker.settle(is_written)
+    _written()
+    return None
 
 
-def _spill(events: list[dict[str, Any]], *, reason: str, xid: str | None) -> None:
-    """Print swallowed events where a log drain keeps them, and count them.
+def _written() -> None:
+    health.written()
+    if installation.id is None:
+        each_second.wake()  # which asks, so that nobody has to when an event is swallowed
 
-    A success event carries the transaction's xid8, because the line is printed before the commit: whoever puts it
-    back asks `pg_xact_status` first, so no success is ever recorded that did not commit.
+
+def _strings(pending: list[dict[str, Any]]) -> list[tuple[str, tuple[Any, ...]]]:
+    """Return the statements that store the events, as one string; as more of them where there are thousands."""
+    rows_a_string = ROWS_A_STATEMENT * STATEMENTS_A_STRING
+    strings = []
+    for beginning in range(0, len(pending), rows_a_string):
+        together = pending[beginning : beginning + rows_a_string]
+        chunks = [together[at : at + ROWS_A_STATEMENT] for at in range(0, len(together), ROWS_A_STATEMENT)]
+        statements, parameters = zip(*map(insert, chunks), strict=True)
+        strings.append(("; ".join(statements), tuple(chain.from_iterable(parameters))))
+    return strings
+
+
+def _spill(pending: list[dict[str, Any]], *, reason: str, transaction_id: str | None, or_refuse: bool = False) -> bool:
+    """Keep swallowed events in the spool, in memory where that is full, and always print them; count and tell.
+
+    Return whether all that may not be lost are on the disk; with `or_refuse` they become, where they are not, events
+    of something that was refused. A line carries the transaction's xid8, because it is written before the commit:
+    whoever stores it later asks what became of that, so no success is ever recorded that did not commit (R9).
     """
-    health.swallowed += len(events)
-    health.is_degraded = True
-    health.last_reason = reason
-    swallowed_total.labels(reason=reason).inc(len(events))
-    installation = _installation_id()
-    for frozen in events:
-        line = {**frozen, "event_metadata": json.loads(frozen["event_metadata"])}
-        line |= {"reason": reason, "xid": xid, "installation": installation}
-        _print(f"AUDIT_SPILL {json.dumps(line, default=str)}\n")
+    health.failed(len(pending), reason)
+    swallowed_total.labels(reason=reason).inc(len(pending))
+
+    def line(frozen: dict[str, Any]) -> str:
+        told = {**frozen, "event_metadata": json.loads(frozen["event_metadata"])}
+        told |= {"reason": reason, "xid": transaction_id, "installation": installation.id}
+        return json.dumps(told, default=_as_text)
+
+    lines = [line(frozen) for frozen in pending]
+    is_worth_a_flush = [_durability(frozen) != "best-effort" for frozen in pending]
+    is_kept = _to_disk(list(compress(lines, is_worth_a_flush)))
+    if or_refuse and not is_kept:
+        lines = [line(as_refused(frozen, error=UNKEPT)) for frozen in pending]
+    for each in lines:
+        spool.print_line(each)
+    spool.memory.add(
+        [each for each, is_on_disk in zip(lines, is_worth_a_flush, strict=True) if not (is_kept and is_on_disk)]
+    )
+    each_second.wake()
+    return is_kept
 
 
-def _print(line: str) -> None:
-    """Write to standard error. A full disk behind it must not undo what the person did; it is counted instead."""
-    try:
-        sys.stderr.write(line)
-        sys.stderr.flush()
-    except OSError:
-        unprinted_total.inc()
-
-
-def _installation_id() -> str | None:
-    if not _installation:
+def _to_disk(lines: list[str]) -> bool:
+    if lines:
         try:
-            with short_transaction() as connection:
-                _installation.extend(connection.execute(text("SELECT id FROM installation")).scalars())
-        except SQLAlchemyError:
-            return None  # the line is printed without it; the next one asks again
-    return _installation[0] if _installation else None
+            spool.spool.append(lines, installation.id)
+        except OSError:
+            spool.unspooled_total.inc(len(lines))
+            return False
+    return True
+
+
+def _durability(frozen: dict[str, Any]) -> events.Durability:
+    return events.durability_of(frozen["event_type"])
+
+
+def _as_text(value: Any) -> str:
+    return value.isoformat() if isinstance(value, datetime) else str(value)
 
 
 def _freeze(
@@ -281,7 +348,7 @@ def _freeze(
         "session_id": person.session_id if person else None,
         "success": True,
         "error_message": None,
-        "event_metadata": json.dumps(_storable(details), default=str),
+        "event_metadata": json.dumps(storable(details), default=str),
         "created_at": ids.created_at(event_id),
     }
 
@@ -290,31 +357,15 @@ def _clean(value: str | None, column: str) -> str | None:
     """Return text PostgreSQL can hold: no NUL, no lone surrogates, no longer than the column is meant to be."""
     if value is None:
         return None
-    return _storable(value)[: _LENGTHS.get(column)]
+    return storable(value)[: _LENGTHS.get(column)]
 
 
-def _storable(value: Any) -> Any:
+def storable(value: Any) -> Any:
     """Return the value with all its text free of NUL and lone surrogates, which PostgreSQL refuses."""
     if isinstance(value, str):
         return value.replace("\x00", "").encode("utf-8", "replace").decode("utf-8")
     if isinstance(value, Mapping):
-        return {_storable(key): _storable(item) for key, item in value.items()}
+        return {storable(key): storable(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_storable(item) for item in value]
+        return [storable(item) for item in value]
     return value
-
-
-def _insert(rows: int) -> str:
-    return (
-        f"INSERT INTO audit_logs ({', '.join(_COLUMNS)}) VALUES {', '.join([_ROW] * rows)} "  # noqa: S608 -- our own names only
-        "ON CONFLICT (event_id) DO NOTHING"
-    )
-
-
-def _parameters(events: list[dict[str, Any]]) -> tuple[Any, ...]:
-    return tuple(frozen[column] for frozen in events for column in _COLUMNS)
-
-
-def _reason(failure: SQLAlchemyError) -> str:
-    state = getattr(getattr(failure, "orig", None), "pgcode", None)
-    return state or type(failure).__name__

@@ -235,6 +235,18 @@ def _email_checks(happening: Happening, _voice: _Voice) -> str:
     return told
 
 
+def _audit_degraded(happening: Happening, _voice: _Voice) -> str:
+    swallowed = _count(happening.details.get("swallowed"))
+    waited = "1 event had" if swallowed == 1 else f"{swallowed:,} events had" if swallowed else "events had"
+    return f"The audit log could not be written for a while; {waited} to wait elsewhere"
+
+
+def _audit_events_dropped(happening: Happening, _voice: _Voice) -> str:
+    dropped = _count(happening.details.get("dropped"))
+    told = "1 event" if dropped == 1 else f"{dropped:,} events" if dropped else "Events"
+    return f"{told} for the audit log could wait nowhere but in the server's own log"
+
+
 _OTHERS: dict[str, Callable[[Happening, _Voice], str]] = {
     "user_registration": _registration,
     "user_registration_failed": _registration_failed,
@@ -250,6 +262,8 @@ _OTHERS: dict[str, Callable[[Happening, _Voice], str]] = {
     "ai_response_failed": _response_failed,
     "email_checks": _email_checks,
     "demo_filled": _demo_filled,
+    "audit_degraded": _audit_degraded,
+    "audit_events_dropped": _audit_events_dropped,
 }
 
 

@@ -14,7 +14,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import configure_mappers
 
 from capecontrol import clock, ids
-from capecontrol.audit import recorder
+from capecontrol.audit import recorder, savepoint, spool
 from capecontrol.audit.models import AuditLog
 from capecontrol.config import ROOT
 from capecontrol.database import short_transaction
@@ -28,7 +28,6 @@ OLDEST_JOB_SECONDS = 60
 WORKER_SILENT_SECONDS = 30
 """Procrastinate's worker reports every 10 s; after three missed reports it counts as gone."""
 
-_LIMITS = f"SET LOCAL lock_timeout = {recorder.LOCK_MS}; SET LOCAL statement_timeout = {recorder.STATEMENT_MS}"
 _MISSING = ("42P01", "42703")  # table, column
 _NEXT_JOB = text(
     "SELECT extract(epoch FROM now() - coalesce(job.scheduled_at, deferred.at)) FROM procrastinate_jobs AS job "
@@ -105,7 +104,7 @@ def look() -> Readiness:
 def _parts() -> Iterator[Part]:
     try:
         with short_transaction() as connection:
-            connection.exec_driver_sql(_LIMITS)
+            connection.exec_driver_sql(savepoint.LIMITS)
             yield Part("database", "ok", "The database answers.")
             for name, probe in _PROBES.items():
                 yield _looked_at(name, probe, connection)
@@ -191,16 +190,44 @@ def _audit(connection: Connection) -> Part:
         return Part(
             "audit",
             "degraded",
-            f"Events cannot be written ({_state(error)}); they go to stderr as AUDIT_SPILL lines: keep those.",
+            f"Events cannot be written ({_state(error)}); they go to the spool, and to stderr as AUDIT_SPILL lines: "
+            f"keep those. {_spooled()}".rstrip(),
         )
     if recorder.health.is_degraded:
         return Part(
             "audit",
             "degraded",
             f"This process could not write its last events ({recorder.health.last_reason}; "
-            f"{recorder.health.swallowed} since it started); they are on stderr as AUDIT_SPILL lines.",
+            f"{recorder.health.swallowed} since it started); they are in the spool, and on stderr as AUDIT_SPILL "
+            f"lines. {_spooled()}".rstrip(),
         )
+    if spooled := _spooled():
+        return Part("audit", "degraded", f"Events can be written. {spooled}")
     return Part("audit", "ok", "Events can be written.")
+
+
+def _spooled() -> str:
+    """Return in words what waits, what nobody tries for now and what is wrong with the spool; nothing if all is well.
+
+    Files of other installations are nobody's trouble here; `audit replay` names them.
+    """
+    told = []
+    if files := spool.spool.backlog(recorder.installation.id):
+        size = sum(file.size for file in files)
+        told.append(
+            f"{len(files)} spool file{'s' if len(files) > 1 else ''} ({size:,} bytes) wait in {spool.spool.folder} "
+            f"since {min(file.since for file in files):%Y-%m-%d %H:%M} UTC: they are stored by themselves, or with "
+            "`flask --app wsgi audit replay`."
+        )
+    if spool.memory:
+        told.append(f"{len(spool.memory)} events wait in this process's memory.")
+    if open_for := round(recorder.breaker.seconds_open):
+        told.append(f"The breaker is open: for {open_for} s nobody tries to write.")
+    if aside := spool.spool.set_aside():
+        told.append(f"{len(aside)} files of lines that could not be read are in {spool.spool.folder}: look at them.")
+    if problem := spool.spool.problem():
+        told.append(problem)
+    return " ".join(told)
 
 
 def _queue(connection: Connection) -> Part:

@@ -7,6 +7,7 @@ from typing import Any
 
 import structlog
 from flask import Flask, Response, g, request
+from prometheus_client import Counter
 
 from capecontrol import clock, ids
 from capecontrol.config import Settings
@@ -14,8 +15,28 @@ from capecontrol.config import Settings
 _REQUEST_ID = re.compile(r"^[A-Za-z0-9._-]{8,100}$")
 _QUIET_ENDPOINTS = {"static", "operations.healthz"}
 
+lost_total = Counter("capecontrol_log_lines_lost_total", "Log lines that standard error did not take.")
+
 _processors: list[Any] = []
 """One list for every configuration, so that a logger bound earlier goes on with the present one."""
+
+
+class _StandardError:
+    """Standard error, behind which the disk may be full: that costs the line, and not the answer it is about."""
+
+    def write(self, text: str) -> None:
+        """Write, or count what cannot be written."""
+        try:
+            sys.stderr.write(text)
+        except OSError:
+            lost_total.inc()
+
+    def flush(self) -> None:
+        """Flush, or count what cannot be written."""
+        try:
+            sys.stderr.flush()
+        except OSError:
+            lost_total.inc()
 
 
 def configure_logging(settings: Settings) -> None:
@@ -33,7 +54,7 @@ def configure_logging(settings: Settings) -> None:
     structlog.configure(
         processors=_processors,
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(_StandardError()),  # type: ignore[arg-type]
         cache_logger_on_first_use=False,
     )
 

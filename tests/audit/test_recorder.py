@@ -1,6 +1,5 @@
-"""The recorder: rules R1 to R7, each as a sentence."""
+"""The recorder: its rules (R) and the pitfalls it was built around (P), each as a sentence."""
 
-import json
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -12,13 +11,14 @@ from sqlalchemy import event, select, text
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 from sqlalchemy.orm import Session
 
-from capecontrol import ids
-from capecontrol.audit import events, recorder
+from capecontrol import clock, ids
+from capecontrol.audit import events, recorder, spool
 from capecontrol.audit.actor import Actor
 from capecontrol.audit.models import AuditLog
 from capecontrol.auth.models import User
 from capecontrol.config import libpq_url
 from capecontrol.extensions import db
+from tests.audit.faults import act, acts_recorded, away, new_user, record_demo, run, spilled, trigger, value
 from tests.people import make_person
 
 THANDI = Actor("0", "thandi@example.com", "client", "Thandi Nkosi")
@@ -26,22 +26,6 @@ THANDI = Actor("0", "thandi@example.com", "client", "Thandi Nkosi")
 
 def rows(session: Session) -> list[AuditLog]:
     return list(session.scalars(select(AuditLog).order_by(AuditLog.id)))
-
-
-def spilled(text_on_stderr: str) -> list[dict[str, Any]]:
-    return [
-        json.loads(line.removeprefix("AUDIT_SPILL "))
-        for line in text_on_stderr.splitlines()
-        if line.startswith("AUDIT_SPILL ")
-    ]
-
-
-def new_user(email: str = "lerato@example.com") -> User:
-    return User(id=ids.new_id(), email=email, email_key=email, password_hash="-", user_role="client")
-
-
-def record_demo(actor: Actor | None = None) -> None:
-    recorder.record(events.DEMO_FILLED, actor=actor, details={"people": 1, "conversations": 2})
 
 
 @pytest.fixture
@@ -335,9 +319,229 @@ def test_a_full_disk_behind_standard_error_undoes_nothing(
         db.session.commit()
         db.session.add(new_user())
         record_demo()
-        before = recorder.unprinted_total._value.get()
+        before = spool.unprinted_total._value.get()
         with monkeypatch.context() as patch:
             patch.setattr("sys.stderr", FullDisk())
             db.session.commit()
         assert db.session.scalar(select(User.email)) == "lerato@example.com"
-        assert recorder.unprinted_total._value.get() == before + 1
+        assert spool.unprinted_total._value.get() == before + 1
+
+
+def test_an_object_added_while_the_events_are_written_is_stored(committed_app: Flask) -> None:
+    """P2: inside a savepoint that is rolled back it would go with it, and the commit would still succeed."""
+
+    def add(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        if "SAVEPOINT audit" in statement and not db.session.new:
+            db.session.add(new_user("late@example.com"))
+
+    with committed_app.app_context():
+        engine = db.engine
+        event.listen(engine, "before_cursor_execute", add)
+        try:
+            with away(committed_app):
+                db.session.add(new_user())
+                record_demo()
+                db.session.commit()
+        finally:
+            event.remove(engine, "before_cursor_execute", add)
+    assert value(committed_app, "SELECT count(*) FROM users_v2") == 2
+
+
+def test_the_main_works_own_error_rises_as_itself_without_autoflush(committed_app: Flask) -> None:
+    """P1, P3: what is not flushed yet must not fail inside the recorder's own try."""
+    make_person(committed_app, email="taken@example.com")
+    with committed_app.app_context(), db.session.no_autoflush:
+        record_demo()
+        db.session.add(new_user("taken@example.com"))
+        with pytest.raises(IntegrityError):
+            db.session.commit()
+        db.session.rollback()
+        db.session.add(new_user("free@example.com"))
+        db.session.commit()  # and no PendingRollbackError
+    assert acts_recorded(committed_app) == []
+
+
+def test_a_failing_audit_keeps_everything_the_main_work_did(committed_app: Flask) -> None:
+    """P4: what was flushed, what was not yet, and what a statement did."""
+    make_person(committed_app, email="old@example.com")
+    with away(committed_app), committed_app.app_context():
+        flushed, changed = new_user("flushed@example.com"), new_user("changed@example.com")
+        db.session.add_all([flushed, changed])
+        db.session.flush()
+        changed.full_name = "Changed Later"
+        db.session.execute(text("UPDATE users_v2 SET full_name = 'By Statement' WHERE email = 'old@example.com'"))
+        record_demo()
+        db.session.commit()
+        names = db.session.scalars(select(User.full_name).order_by(User.email)).all()
+    assert names == ["Changed Later", None, "By Statement"]
+
+
+@pytest.mark.parametrize("fault", ["swallowed", "with the breaker open", "written"])
+def test_a_limit_on_the_whole_transaction_still_holds_after_it(committed_app: Flask, fault: str) -> None:
+    """P8: PostgreSQL forgets transaction_timeout after an error that was rolled back to a savepoint."""
+    if value(committed_app, "SELECT current_setting('transaction_timeout', true)") is None:
+        pytest.skip("before PostgreSQL 17 there is no such limit")
+
+    def linger(session: Session) -> None:
+        session.execute(text("SELECT pg_sleep(2)"))
+
+    if fault != "written":
+        run(committed_app, trigger("RAISE 'no';"))
+    if fault == "with the breaker open":
+        for number in range(6):
+            act(committed_app, number)
+    with committed_app.app_context():
+        db.session.execute(text("SET LOCAL transaction_timeout = '700ms'"))
+        db.session.add(new_user())
+        record_demo()
+        event.listen(db.session, "before_commit", linger)  # runs after the recorder's own
+        try:
+            with pytest.raises(DBAPIError) as caught:
+                db.session.commit()
+        finally:
+            event.remove(db.session, "before_commit", linger)
+        assert getattr(caught.value.orig, "pgcode", None) in ("25P04", None)
+        assert caught.value.connection_invalidated
+        db.session.rollback()
+
+
+def test_without_a_limit_on_the_whole_transaction_none_appears(committed_app: Flask) -> None:
+    found = []
+
+    def look(session: Session) -> None:
+        found.append(session.scalar(text("SELECT current_setting('transaction_timeout', true)")))
+
+    with away(committed_app), committed_app.app_context():
+        db.session.add(new_user())
+        record_demo()
+        event.listen(db.session, "before_commit", look)
+        try:
+            db.session.commit()
+        finally:
+            event.remove(db.session, "before_commit", look)
+    assert found in (["0"], [None])
+
+
+def test_the_lock_on_a_persons_row_costs_a_tenth_of_a_second_and_no_act(
+    committed_app: Flask, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """P9: the foreign key makes the event wait for whoever changes the person, also where the table is free."""
+    person = make_person(committed_app)
+    url = libpq_url(committed_app.config["SETTINGS"].database_url)
+    with psycopg2.connect(url) as other, other.cursor() as cursor:
+        cursor.execute("SELECT 1 FROM users_v2 WHERE id = %s FOR UPDATE", (person.id,))
+        act(committed_app, actor=person.actor)
+        other.rollback()
+    assert [line["reason"] for line in spilled(capsys.readouterr().err)] == ["55P03"]
+    assert value(committed_app, "SELECT count(*) FROM users_v2 WHERE email LIKE 'act%'") == 1
+
+
+def test_no_foreign_key_of_the_record_fails_only_at_the_commit(committed_app: Flask) -> None:
+    """P10: a deferred one would be released with the savepoint, and then take the main work with it."""
+    deferrable = run(
+        committed_app,
+        "SELECT conname FROM pg_constraint WHERE conrelid = 'audit_logs'::regclass AND (condeferrable OR condeferred)",
+    )
+    assert deferrable == []
+
+
+def test_an_act_of_thousands_of_events_takes_one_savepoint(app: Flask, statements: list[str]) -> None:
+    """P11, R14: beyond 64 subtransactions PostgreSQL's snapshots become slow for everybody."""
+    with app.app_context():
+        for number in range(5001):
+            record_demo(people=number)
+        db.session.commit()
+        assert db.session.scalar(text("SELECT count(*) FROM audit_logs")) == 5001
+    sent = [statement for statement in statements if "audit_logs" in statement and "INSERT" in statement]
+    assert sum(statement.count("SAVEPOINT audit;") for statement in sent) == 1
+    assert sum(statement.count("RELEASE SAVEPOINT audit") for statement in sent) == 1
+    assert max(statement.count("(%s") for statement in "".join(sent).split("INSERT INTO")) == recorder.ROWS_A_STATEMENT
+    assert len(sent) == 3
+
+
+def test_an_act_of_thousands_of_events_is_recorded_as_a_whole_or_waits_as_a_whole(
+    committed_app: Flask, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(committed_app, trigger("IF NEW.event_metadata->>'people' = '4999' THEN RAISE 'no'; END IF;"))
+    with committed_app.app_context():
+        for number in range(5000):
+            record_demo(people=number)
+        db.session.commit()
+    assert acts_recorded(committed_app) == []
+    assert len(spilled(capsys.readouterr().err)) == 5000
+
+
+def test_a_serialisation_failure_is_raised_for_whoever_tries_again(
+    committed_app: Flask, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """P13: swallowed, it would come back at the commit, where nobody tries again."""
+    run(committed_app, trigger("RAISE 'no' USING ERRCODE = '40001';"))
+    with pytest.raises(OperationalError) as caught:
+        act(committed_app)
+    assert getattr(caught.value.orig, "pgcode", None) == "40001"
+    assert spilled(capsys.readouterr().err) == []
+    assert value(committed_app, "SELECT count(*) FROM users_v2") == 0
+
+
+@pytest.mark.parametrize("state", ["57P01", "25P02", "08006", "XX000", "40001", "72000"])
+def test_what_dooms_the_transaction_or_nobody_knows_is_raised(committed_app: Flask, state: str) -> None:
+    run(committed_app, trigger(f"RAISE 'no' USING ERRCODE = '{state}';"))
+    with pytest.raises(DBAPIError) as caught:
+        act(committed_app)
+    assert getattr(caught.value.orig, "pgcode", None) == state
+
+
+@pytest.mark.parametrize(
+    "state",
+    ["22001", "23502", "23503", "23505", "23514", "42501", "53100", "53200", "0A000", "40P01", "55P03", "P0001"],
+)
+def test_what_leaves_the_transaction_usable_is_swallowed(
+    committed_app: Flask, capsys: pytest.CaptureFixture[str], state: str
+) -> None:
+    run(committed_app, trigger(f"RAISE 'no' USING ERRCODE = '{state}';"))
+    act(committed_app)
+    assert [line["reason"] for line in spilled(capsys.readouterr().err)] == [state]
+    assert value(committed_app, "SELECT count(*) FROM users_v2") == 1
+
+
+def test_recording_a_failure_commits_nobody_elses_work(committed_app: Flask) -> None:
+    """P24, P18: the event of what failed is stored, and the work that failed is not."""
+    with committed_app.app_context():
+        db.session.add(new_user())
+        db.session.flush()
+        recorder.record_failure(events.ACCESS_DENIED, actor=None, error="no", details={"wanted": "audit.search"})
+        assert db.session().in_transaction()
+        db.session.rollback()
+    assert value(committed_app, "SELECT count(*) FROM users_v2") == 0
+    assert value(committed_app, "SELECT count(*) FROM audit_logs") == 1
+
+
+def test_the_time_is_that_of_the_act_and_not_of_its_transaction(committed_app: Flask) -> None:
+    """P25: PostgreSQL's now() is when the transaction began."""
+    with committed_app.app_context():
+        db.session.execute(text("SELECT pg_sleep(0.05)"))
+        before = clock.now().replace(microsecond=0)
+        record_demo()
+        after = clock.now()
+        db.session.commit()
+        (row,) = rows(db.session())
+    assert before <= row.created_at <= after
+    assert row.recorded_at >= row.created_at
+
+
+def test_the_breakers_place_is_given_back_whatever_happens(committed_app: Flask) -> None:
+    """A try that ends with the transaction's death must not count as under way for ever."""
+    run(committed_app, trigger("RAISE 'no' USING ERRCODE = '40001';"))
+    for _ in range(20):
+        with pytest.raises(OperationalError):
+            act(committed_app)
+    assert recorder.breaker._trying == 0
+    assert recorder.breaker.seconds_open == 0
+
+
+@pytest.mark.parametrize("kind", sorted(events.all_events()))
+def test_every_event_says_what_happens_when_it_cannot_be_written(kind: str) -> None:
+    durability = events.durability_of(kind)
+    assert durability in ("must", "durable", "best-effort")
+    if events.all_events()[kind].category == "admin":
+        assert durability == "must", "what administrators do to people is on record, or not done (R11)"

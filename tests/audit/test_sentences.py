@@ -138,6 +138,16 @@ def test_every_event_reads_as_a_sentence_both_ways(name: str, success: bool) -> 
             "Somebody asked once whether an address is free",
         ),
         (
+            Happening("audit_degraded", True, None, False, {"swallowed": 1204, "reasons": {"55P03": 1204}}),
+            "The audit log could not be written for a while; 1,204 events had to wait elsewhere",
+            "The audit log could not be written for a while; 1,204 events had to wait elsewhere",
+        ),
+        (
+            Happening("audit_events_dropped", True, None, False, {"dropped": 1}),
+            "1 event for the audit log could wait nowhere but in the server's own log",
+            "1 event for the audit log could wait nowhere but in the server's own log",
+        ),
+        (
             Happening("ai_response_generated", True, "Sipho", False),
             "The assistant answered Sipho",
             "The assistant answered you",

@@ -5,7 +5,7 @@ import asyncio
 import sys
 from types import ModuleType
 
-from tests.drills import crowd, idle_connections, killed_web, overload, stopped_web
+from tests.drills import audit_faults, audit_locked, crowd, idle_connections, killed_web, overload, stopped_web
 from tests.load.figures import machine, say, tell_progress
 from tests.load.product import POSTGRES, wait_for_quiet
 from tests.load.router import allow_many_connections
@@ -16,6 +16,8 @@ DRILLS: dict[str, ModuleType] = {
     "killed-web": killed_web,
     "overload": overload,
     "crowd": crowd,
+    "audit-locked": audit_locked,
+    "audit-faults": audit_faults,
 }
 
 

@@ -5,7 +5,7 @@ from types import ModuleType
 
 import pytest
 
-from tests.drills import crowd, idle_connections, killed_web
+from tests.drills import audit_faults, audit_locked, crowd, idle_connections, killed_web
 from tests.drills.fatal_points import POINTS
 from tests.drills.report import Report, count_row
 from tests.load.figures import Row
@@ -20,6 +20,8 @@ COUNTED = ("0", "all", "100 %")
         (crowd, ["--people", "60", "--within", "0.5"]),
         (killed_web, ["--runs", str(len(POINTS))]),
         (idle_connections, ["--connections", "100"]),
+        (audit_locked, ["--seconds", "3", "--in-flight-seconds", "2"]),
+        (audit_faults, ["--acts", "300"]),
     ],
     ids=lambda value: value.__name__ if isinstance(value, ModuleType) else "",
 )

@@ -9,8 +9,8 @@ from flask import Flask
 from sqlalchemy import create_engine, text
 from sqlalchemy.orm import Mapped, mapped_column, registry, relationship
 
-from capecontrol import clock, create_app
-from capecontrol.audit import recorder
+from capecontrol import clock, create_app, each_second
+from capecontrol.audit import events, recorder, replay
 from capecontrol.extensions import db
 from capecontrol.operations import readiness
 from capecontrol.operations.readiness import Watch
@@ -153,6 +153,36 @@ def test_a_process_that_swallowed_its_last_events_says_so(watched: Flask, ask, m
     status, body = ask()
     assert (status, body["parts"]["audit"]["state"]) == (200, "degraded")
     assert "55P03" in body["parts"]["audit"]["detail"]
+
+
+def test_what_waits_and_a_breaker_that_is_open_are_told(watched: Flask, ask, audit_spool) -> None:
+    each_second.of(watched).close()
+    change(watched, "ALTER TABLE audit_logs RENAME TO audit_logs_away")
+    for _ in range(6):
+        with watched.app_context():
+            recorder.record_failure(events.ACCESS_DENIED, actor=None, error="no", details={"wanted": "audit.search"})
+    told = ask()[1]["parts"]["audit"]
+    assert told["state"] == "degraded"
+    assert "1 spool file " in told["detail"]
+    assert str(audit_spool) in told["detail"]
+    assert "The breaker is open" in told["detail"]
+    change(watched, "ALTER TABLE audit_logs_away RENAME TO audit_logs")
+    with watched.app_context():
+        replay.replay()
+    assert ask()[1]["parts"]["audit"] == {"state": "ok", "detail": "Events can be written."}
+
+
+def test_a_spool_that_could_take_nothing_is_told_before_it_is_needed(watched: Flask, ask, audit_spool) -> None:
+    audit_spool.write_text("a file, where a folder should be")
+    told = ask()[1]["parts"]["audit"]
+    assert told["state"] == "degraded"
+    assert "AUDIT_SPOOL_DIR" in told["detail"]
+
+
+def test_lines_set_aside_are_told_until_somebody_has_looked(watched: Flask, ask, audit_spool) -> None:
+    audit_spool.mkdir(mode=0o700)
+    (audit_spool / "unknown.1.bad").write_text("{")
+    assert "could not be read" in ask()[1]["parts"]["audit"]["detail"]
 
 
 def test_a_probe_writes_nothing(watched: Flask, ask) -> None:
