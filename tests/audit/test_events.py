@@ -45,7 +45,11 @@ def is_recorded(name: str, texts: Iterable[str]) -> bool:
 
 
 def is_exercised(name: str, texts: Iterable[str]) -> bool:
-    return any({name, f"events.{CONSTANTS[name]}"} & words(text) for text in texts)
+    """Say whether a test names the event: by its constant, as a text, or quoted in a statement that looks it up."""
+    return any(
+        {name, f"events.{CONSTANTS[name]}"} & (found := words(text)) or any(f"'{name}'" in word for word in found)
+        for text in texts
+    )
 
 
 def test_every_event_is_recorded_and_tested() -> None:

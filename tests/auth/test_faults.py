@@ -18,6 +18,7 @@ from tests.live_server import LiveServer
 from tests.people import PASSWORD
 
 _numbers = count(1)
+REPLAYED_WITHIN_SECONDS = 60
 NORMAL_TRIES = 5
 
 
@@ -87,6 +88,18 @@ def refusing(server: LiveServer) -> Iterator[None]:
     run(server, "DROP TRIGGER refuse ON audit_logs; DROP FUNCTION refuse()")
 
 
+def await_events(server: LiveServer, emails: set[str]) -> None:
+    """Wait until each of these registrations is in the table once: what was swallowed is replayed by itself."""
+    ends_at = time.monotonic() + REPLAYED_WITHIN_SECONDS
+    while True:
+        found = run(server, "SELECT user_email FROM audit_logs WHERE event_type = 'user_registration'")
+        counts = Counter(email for (email,) in found if email in emails)
+        if counts == dict.fromkeys(emails, 1) or time.monotonic() > ends_at:
+            break
+        time.sleep(0.5)
+    assert counts == dict.fromkeys(emails, 1)
+
+
 @pytest.fixture(scope="module")
 def normal_seconds(live_server: LiveServer) -> float:
     """Return what a registration takes on this machine now."""
@@ -117,15 +130,15 @@ def test_registration_goes_on_while_the_record_is_broken(
     stored = {email for (email,) in run(live_server, "SELECT email FROM users_v2")}
     assert emails <= stored
     lines = spilled(live_server)[before:]
-    assert {line["reason"] for line in lines} == {state}
+    # After five failures a process leaves the table alone for a while.
+    assert {line["reason"] for line in lines} <= {state, "breaker_open"}
     assert {line["user_email"] for line in lines if line["event_type"] == "user_registration"} == emails
     failures = [line for line in lines if line["event_type"] == "user_registration_failed"]
     assert [(line["user_email"], line["success"]) for line in failures] == [(taken, False)]
     assert all(int(line["xid"]) > 0 for line in lines if line["success"])
     after, _ = register(live_server)
     assert after.status_code == 201
-    recorded = run(live_server, "SELECT user_email FROM audit_logs WHERE event_type = 'user_registration'")
-    assert (after.json()["email"],) in recorded
+    await_events(live_server, emails | {after.json()["email"]})
 
 
 def test_fifty_equal_posts_at_once_make_one_account(live_server: LiveServer) -> None:
