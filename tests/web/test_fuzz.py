@@ -190,6 +190,7 @@ SUCCESSES: list[tuple[str, str, int, dict[str, Any]]] = [
     ("GET", "/api/audit/logs/{reference}", 200, {}),
     ("GET", "/api/audit/event-types", 200, {}),
     ("DELETE", "/api/audit/logs", 405, {}),
+    ("GET", "/api/audit/user-activity/{user_id}", 200, {"query": {"categories": "authentication,data"}}),
     ("DELETE", "/api/audit/logs/{reference}", 405, {}),
     ("GET", "/api/health", 200, {}),
     ("GET", "/api/health/", 200, {}),
@@ -217,7 +218,7 @@ def test_what_succeeds_keeps_to_the_description_too(target: Target) -> None:
     event = target.client.get("/api/audit/logs", headers=headers).json["logs"][0]["event_id"]
     for method, path, status, given_ in SUCCESSES:
         operation = target.schema[path][method]
-        arguments = {"conversation_id": conversation, "reference": event}
+        arguments = {"conversation_id": conversation, "reference": event, "user_id": target.person.id}
         fields = dict(given_)
         ticket = draw_ticket(target) if fields.pop("ticket", False) else None
         if "body" in fields:
