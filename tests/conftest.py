@@ -4,6 +4,7 @@ Never hold an application context across calls of a client: the requests would s
 who is signed in.
 """
 
+import asyncio
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -59,6 +60,18 @@ def audit_spool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pat
     recorder.forget()
     yield folder
     spool.spool.close()
+
+
+@pytest.fixture(autouse=True)
+def _event_loop(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Let every test run a loop of its own: Playwright leaves its loop marked as this thread's between two calls."""
+    if request.node.get_closest_marker("browser"):
+        yield
+        return
+    playwright = asyncio._get_running_loop()
+    asyncio._set_running_loop(None)
+    yield
+    asyncio._set_running_loop(playwright)
 
 
 @pytest.fixture(scope="session")

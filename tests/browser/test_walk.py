@@ -285,6 +285,7 @@ def test_what_was_written_stays_when_the_server_is_out_of_reach(
     page.get_by_label("What would you like to know?").fill("First")
     page.get_by_role("button", name=re.compile("^Start")).click()
     expect(page).to_have_url(re.compile(r"/conversations/[0-9a-f-]{36}"))
+    page.wait_for_load_state("load")  # with its scripts: they are what keeps the text
     context.set_offline(True)
     page.get_by_label("Your message").fill("Do not lose me")
     page.get_by_role("button", name=re.compile("^Send")).click()

@@ -6,7 +6,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -187,10 +186,7 @@ def test_it_waits_for_the_release_step(empty_database_url: str, tmp_path: Path) 
 
 
 def run_jobs(app: Flask, until: Callable[[], bool]) -> None:
-    """Run a worker in this process until something is so.
-
-    It gets a thread of its own: where a test of the browser came before, this one already runs Playwright's loop.
-    """
+    """Run a worker in this process until something is so."""
 
     async def run() -> None:
         stop = asyncio.Event()
@@ -202,8 +198,7 @@ def run_jobs(app: Flask, until: Callable[[], bool]) -> None:
         stop.set()
         await working
 
-    with ThreadPoolExecutor(1) as thread:
-        thread.submit(asyncio.run, run()).result()
+    asyncio.run(run())
 
 
 @pytest.fixture
