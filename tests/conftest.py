@@ -28,25 +28,17 @@ from tests.postgres import Databases, RunServer
 pytest_plugins = ("tests.people",)
 
 RUN_SERVER = pytest.StashKey[RunServer]()
-FOLDER = "postgres_folder"
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Forget the developer's settings; offer the run's PostgreSQL from the process that controls the run."""
+    """Forget the developer's settings; make ready for a PostgreSQL of this process."""
     for name in (*Settings.model_fields, "dyno"):
         os.environ.pop(name.upper(), None)
-    if not hasattr(config, "workerinput"):
-        config.stash[RUN_SERVER] = RunServer()
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_configure_node(node) -> None:
-    """Tell a worker of pytest-xdist where the run's PostgreSQL is."""
-    node.workerinput[FOLDER] = str(node.config.stash[RUN_SERVER].folder)
+    config.stash[RUN_SERVER] = RunServer()
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """Stop the run's PostgreSQL, after Ctrl-C too."""
+    """Stop this process's PostgreSQL, after Ctrl-C too."""
     if server := config.stash.get(RUN_SERVER, None):
         server.close()
 
@@ -76,10 +68,8 @@ def _event_loop(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def databases(request: pytest.FixtureRequest) -> Databases:
-    """Return the run's PostgreSQL, which gives a migrated database to whoever asks."""
-    if workerinput := getattr(request.config, "workerinput", None):
-        return Databases(Path(workerinput[FOLDER]))
-    return Databases(request.config.stash[RUN_SERVER].folder)
+    """Return this process's PostgreSQL, which gives a migrated database to whoever asks."""
+    return Databases(request.config.stash[RUN_SERVER])
 
 
 @pytest.fixture(scope="session")

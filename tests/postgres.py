@@ -1,12 +1,10 @@
-"""The tests' PostgreSQL: one server for a run, one migrated template on it, and clones for whoever asks."""
+"""The tests' PostgreSQL: one server a process, one migrated template on it, and clones for whoever asks."""
 
 import fcntl
-import json
 import shutil
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
@@ -20,7 +18,6 @@ from tests.live_server import REPOSITORY, environment_of_processes
 
 TEMPLATE = "template_migrated"
 PREFIX = "capecontrol-tests-"
-START_SECONDS = 90
 
 # Nothing in these databases outlives the run, so nothing waits for the disk.
 FORGETFUL = {
@@ -35,64 +32,51 @@ FORGETFUL = {
 
 
 class RunServer:
-    """The server of one test run, owned by the process that controls the run.
+    """The server of one process of a test run, which starts when the first test wants a database.
 
-    It starts when the first test wants a database, and says so to the other processes through files in its folder.
+    Processes do not share it: a transaction that is open anywhere in a server holds back what may be sealed there.
     """
 
     def __init__(self, options: Mapping[str, str] = FORGETFUL) -> None:
-        """Make the folder and wait, in a thread, for somebody to want a database; `options` are the server's."""
+        """Make the folder; `options` are the server's."""
         _sweep()
         self._options = options
-        self.folder = Path(tempfile.mkdtemp(prefix=PREFIX))
-        self.folder.chmod(0o711)  # run by root, the server has another account and must get through
-        self._owner = (self.folder / "owner").open("w")
+        self._server: PostgresServer | None = None
+        self._folder = Path(tempfile.mkdtemp(prefix=PREFIX))
+        self._folder.chmod(0o711)  # run by root, the server has another account and must get through
+        self._owner = (self._folder / "owner").open("w")
         fcntl.flock(self._owner, fcntl.LOCK_EX)
-        self._closing = threading.Event()
-        # A thread of its own also keeps the server alive exactly as long as this process (ends_with_parent).
-        self._thread = threading.Thread(target=self._serve, daemon=True)
-        self._thread.start()
+
+    def start(self) -> PostgresServer:
+        """Return the server with its migrated template, started at the first call.
+
+        It ends with the thread that calls first. Raises RuntimeError, LocalPostgresError.
+        """
+        if self._server is None:
+            server = PostgresServer(
+                self._folder / "cluster", log_file=self._folder / "log", options=self._options, ends_with_parent=True
+            )
+            server.start()
+            self._server = server
+            _make_template(server)
+        return self._server
 
     def close(self) -> None:
         """Stop the server and remove everything it wrote."""
-        self._closing.set()
-        self._thread.join()
-        shutil.rmtree(self.folder)
+        if self._server is not None:
+            self._server.stop()
+        shutil.rmtree(self._folder)
         self._owner.close()
-
-    def _serve(self) -> None:
-        while not (self.folder / "wanted").exists():
-            if self._closing.wait(0.05):
-                return
-        server = PostgresServer(
-            self.folder / "cluster", log_file=self.folder / "log", options=self._options, ends_with_parent=True
-        )
-        try:
-            server.start()
-            _make_template(server)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the waiting tests have to say it
-            _tell(self.folder / "failed", str(error))
-        else:
-            # The address with the place of the database's name left open.
-            _tell(self.folder / "ready", json.dumps({role: server.url("{}", role=role) for role in (ROLE, SUPERUSER)}))
-        self._closing.wait()
-        server.stop()
 
 
 class Databases:
-    """Migrated databases on the run's server, each as empty as after the release step."""
+    """Migrated databases on a server, each as empty as after the release step."""
 
-    def __init__(self, folder: Path) -> None:
-        """Ask for the server of a run, by its folder, and wait until it is there."""
-        (folder / "wanted").touch()
-        deadline = time.monotonic() + START_SECONDS
-        while not (folder / "ready").exists():
-            if (folder / "failed").exists():
-                raise RuntimeError(f"The tests' PostgreSQL did not start: {(folder / 'failed').read_text()}")
-            if time.monotonic() > deadline:
-                raise RuntimeError(f"The tests' PostgreSQL was not ready in {START_SECONDS} s.")
-            time.sleep(0.05)
-        self._addresses: dict[str, str] = json.loads((folder / "ready").read_text())
+    def __init__(self, server: RunServer) -> None:
+        """Start the server where it does not run yet."""
+        started = server.start()
+        # The address with the place of the database's name left open.
+        self._addresses = {role: started.url("{}", role=role) for role in (ROLE, SUPERUSER)}
 
     def url(self, name: str, *, role: str = ROLE) -> str:
         """Return a database's address."""
@@ -145,9 +129,3 @@ def _sweep() -> None:
                 with (folder / "owner").open() as owner:
                     fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     shutil.rmtree(folder)
-
-
-def _tell(path: Path, text: str) -> None:
-    unfinished = path.with_suffix(".unfinished")
-    unfinished.write_text(text)
-    unfinished.replace(path)

@@ -20,7 +20,7 @@ def main() -> None:
     """Take every picture in both sizes and both themes, each walk on an empty database."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     with closing(RunServer()) as postgres, open_chromium() as browser, tempfile.TemporaryDirectory() as logs:
-        databases = Databases(postgres.folder)
+        databases = Databases(postgres)
         for width in SIZES:
             for theme in THEMES:
                 with databases.clone() as url:

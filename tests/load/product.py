@@ -165,7 +165,7 @@ def durable_database() -> Iterator[Database]:
     """Yield a new migrated database on a PostgreSQL of its own, as durable as in production; all gone afterwards."""
     server = RunServer(DURABLE)
     try:
-        with Databases(server.folder).clone() as url:
+        with Databases(server).clone() as url:
             yield Database(url)
     finally:
         server.close()
