@@ -8,7 +8,8 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 
 from capecontrol import config, database, each_second
 from capecontrol.audit import api as audit_api
-from capecontrol.audit import recorder
+from capecontrol.audit import cli as audit_cli
+from capecontrol.audit import recorder, retention, signing
 from capecontrol.audit import views as audit_views
 from capecontrol.auth import api as auth_api
 from capecontrol.auth import availability, identity, passwords, waiting_room
@@ -97,6 +98,8 @@ def create_app(settings: config.Settings | None = None) -> Flask:
         slots=(settings.password_hash_slots or 1) * settings.web_concurrency,
         is_open=settings.registration_waiting_room,
     )
+    signing.configure(settings.audit_signing_key.get_secret_value() or settings.secret_key.get_secret_value())
+    retention.configure(settings.audit_retention_days)
     database.init_app(app, settings)
     migrate.init_app(app, db, directory=str(config.ROOT / "migrations"))
     recorder.install(db.session)
@@ -110,6 +113,7 @@ def create_app(settings: config.Settings | None = None) -> Flask:
     for blueprint in _ENDPOINTS:
         csrf.exempt(blueprint)  # JSON only, and cross-site calls by cookie are refused in identity
         app.register_blueprint(blueprint)
+    audit_cli.register(app)
     auth_cli.register(app)
     operations_cli.register(app)
     return app

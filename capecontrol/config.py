@@ -90,6 +90,15 @@ class Settings(BaseSettings):
     metrics_token: SecretStr = Field(
         default=SecretStr(""), description="Opens `/metrics` (404 without one) and the details of `/readyz`."
     )
+    audit_signing_key: SecretStr = Field(
+        default=SecretStr(""),
+        description="Signs the audit log's seals; at least 32 characters. Derived from `SECRET_KEY` when unset.",
+    )
+    audit_retention_days: str = Field(
+        default="",
+        description="Days each category of audit events is kept, such as `authentication=730,request=90`; `0` keeps "
+        "for ever. Default: 90 for `request`, 365 for `ai_service`, 2555 for `admin`, 730 for the others.",
+    )
     log_format: Literal["auto", "json", "console"] = Field(
         default="auto", description="`json`, `console`, or `auto`: console on a terminal, else json."
     )
@@ -124,6 +133,13 @@ class Settings(BaseSettings):
     def _private_needs_mail(cls, value: Any) -> Any:
         if value == "private":
             raise ValueError("private needs verified addresses, which this release cannot send mail for yet")
+        return value
+
+    @field_validator("audit_signing_key")
+    @classmethod
+    def _key_is_long_enough(cls, value: SecretStr) -> SecretStr:
+        if 0 < len(value.get_secret_value()) < 32:
+            raise ValueError("must have at least 32 random characters")
         return value
 
     @field_validator("database_url")

@@ -37,6 +37,11 @@ def new_secret() -> str:
     return secrets.token_urlsafe(32)
 
 
+def new_salt() -> bytes:
+    """Return 16 random bytes, to be hashed with something that could be guessed."""
+    return secrets.token_bytes(16)
+
+
 def fingerprint(secret: str) -> str:
     """Return what is stored of a secret: its SHA-256 in hex. Only for secrets of full entropy, never passwords."""
     return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()

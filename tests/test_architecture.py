@@ -146,12 +146,18 @@ def test_public_functions_say_what_they_do(path: Path) -> None:
             assert ast.get_docstring(node), f"{name_of(path)}: {node.name} has no docstring"
 
 
+# The two that may, each in one place, and the trigger on the table holds both to it.
+CHANGE_THE_RECORD = {"audit/erasure.py": ["UPDATE audit_logs"], "audit/retention.py": ["DELETE FROM audit_logs"]}
+
+
 def test_no_code_updates_or_deletes_the_record() -> None:
     forbidden = re.compile(
         r"(delete\(AuditLog|update\(AuditLog|DELETE FROM audit_logs|UPDATE audit_logs)", re.IGNORECASE
     )
     for path in modules():
-        assert not forbidden.search(path.read_text()), f"{name_of(path)} changes the record: it is only ever added to"
+        found = forbidden.findall(path.read_text())
+        allowed = CHANGE_THE_RECORD.get(name_of(path), [])
+        assert found == allowed, f"{name_of(path)} changes the record: it is only ever added to"
 
 
 def test_only_clock_and_ids_ask_for_the_time_and_for_randomness() -> None:

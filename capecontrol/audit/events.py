@@ -75,5 +75,10 @@ AI_RESPONSE_GENERATED = _event(
 )
 AI_RESPONSE_FAILED = _event("ai_response_failed", "ai_service", "message_id", "provider", "reason", level="error")
 
+# The record itself.
+AUDIT_KEY_CHANGED = _event("audit_key_changed", "security", "key", level="warning")
+AUDIT_PURGED = _event("audit_purged", "admin", "rows", "before", level="warning")
+AUDIT_PSEUDONYMISED = _event("audit_pseudonymised", "admin", "rows", level="warning")
+
 # Filling a database for show.
 DEMO_FILLED = _event("demo_filled", "system", "people", "conversations")

@@ -1,11 +1,25 @@
-"""The audit log's rows, and the one row that names this installation."""
+"""The audit log's rows, the seals over them with their keys, and the one row that names this installation."""
 
+from collections.abc import Callable
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import BigInteger, DateTime, ForeignKey, Identity, Index, Text, text
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    DateTime,
+    Dialect,
+    ForeignKey,
+    Identity,
+    Index,
+    LargeBinary,
+    Text,
+    text,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+from sqlalchemy.dialects.postgresql.base import ischema_names
 from sqlalchemy.orm import Mapped, mapped_column, relationship
+from sqlalchemy.types import UserDefinedType
 
 from capecontrol.extensions import db
 
@@ -13,8 +27,29 @@ if TYPE_CHECKING:
     from capecontrol.auth.models import User
 
 
+class Xid8(UserDefinedType[int]):
+    """PostgreSQL's 64-bit number of a transaction, which never comes round again within a cluster."""
+
+    cache_ok = True
+
+    def get_col_spec(self, **_: Any) -> str:
+        """Return the type's name in SQL."""
+        return "xid8"
+
+    def bind_processor(self, dialect: Dialect) -> Callable[[int | None], str | None]:  # noqa: ARG002 -- the interface
+        """Return what turns a number into the text PostgreSQL casts; it has no cast from numbers."""
+        return lambda value: None if value is None else str(value)
+
+    def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[str | None], int | None]:  # noqa: ARG002
+        """Return what turns the driver's text into a number."""
+        return lambda value: None if value is None else int(value)
+
+
+ischema_names["xid8"] = Xid8  # so that a database read back knows it too
+
+
 class AuditLog(db.Model):  # type: ignore[name-defined]
-    """One thing that happened; never updated, never deleted by the product.
+    """One thing that happened; only ever added (a trigger holds it), but for erasure and the purge.
 
     `event_id` (a UUIDv7 drawn when it happened) is the truth and, with `created_at`, the paging key; `id` is there
     for older readers only. The actor's id and address are kept as text too, so the record outlives the person.
@@ -28,6 +63,7 @@ class AuditLog(db.Model):  # type: ignore[name-defined]
         # People type addresses in any case, so they are found in lower case.
         Index("ix_audit_logs_email", text("lower(user_email)"), "created_at", "event_id"),
         Index("ix_audit_logs_refused", "created_at", "event_id", postgresql_where=text("NOT success")),
+        Index(None, "stored_xid", "id"),
     )
 
     id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
@@ -55,6 +91,9 @@ class AuditLog(db.Model):  # type: ignore[name-defined]
     risk_score: Mapped[int | None]
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
     recorded_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=text("clock_timestamp()"))
+    stored_xid: Mapped[int] = mapped_column(Xid8, server_default=text("pg_current_xact_id()"))
+    salt: Mapped[bytes | None] = mapped_column(LargeBinary)
+    commitment: Mapped[bytes] = mapped_column(LargeBinary)
 
     user: Mapped["User | None"] = relationship("User")
 
@@ -66,3 +105,45 @@ class Installation(db.Model):  # type: ignore[name-defined]
 
     id: Mapped[str] = mapped_column(Text, primary_key=True)
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=text("now()"))
+
+
+class AuditKey(db.Model):  # type: ignore[name-defined]
+    """A public key that seals are signed with, kept for ever, so that changing the key breaks no proof."""
+
+    __tablename__ = "audit_keys"
+
+    key_id: Mapped[str] = mapped_column(Text, primary_key=True)
+    public_key: Mapped[bytes] = mapped_column(LargeBinary)
+    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
+
+
+class AuditSeal(db.Model):  # type: ignore[name-defined]
+    """A link of the signed chain: rows that are sealed, or rows that the purge took away. Only ever added.
+
+    `rows` holds rows by the number of their transaction; `adopted` holds what was there when a cluster was first
+    seen, whatever its numbers; `purge` names rows that are gone. The next seal goes on behind (`next_xid`, `next_id`).
+    `leaves` has 32 bytes for each row, `owners` 16. What is hashed and signed: audit/evidence.py.
+    """
+
+    __tablename__ = "audit_seals"
+    __table_args__ = (CheckConstraint("kind IN ('rows', 'adopted', 'purge')", name="kind_known"),)
+
+    number: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    kind: Mapped[str] = mapped_column(Text)
+    installation: Mapped[str] = mapped_column(Text)
+    cluster: Mapped[str] = mapped_column(Text)
+    first_xid: Mapped[int] = mapped_column(Xid8)
+    last_xid: Mapped[int] = mapped_column(Xid8)
+    next_xid: Mapped[int] = mapped_column(Xid8)
+    next_id: Mapped[int] = mapped_column(BigInteger)
+    count: Mapped[int]
+    row_ids: Mapped[list[int]] = mapped_column(ARRAY(BigInteger))
+    leaves: Mapped[bytes] = mapped_column(LargeBinary)
+    owners: Mapped[bytes] = mapped_column(LargeBinary)
+    root: Mapped[bytes] = mapped_column(LargeBinary)
+    purged: Mapped[str | None] = mapped_column(Text)
+    previous_hash: Mapped[bytes] = mapped_column(LargeBinary)
+    hash: Mapped[bytes] = mapped_column(LargeBinary)
+    key_id: Mapped[str] = mapped_column(Text, ForeignKey("audit_keys.key_id"))
+    signature: Mapped[bytes] = mapped_column(LargeBinary)
+    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))

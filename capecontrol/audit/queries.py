@@ -292,5 +292,7 @@ def _detail(row: Row[Any], tell: Tell) -> EventDetail:
         details=details,
     )
     level = fields.pop("event_level")
+    for of_the_seals in ("stored_xid", "salt", "commitment"):
+        del fields[of_the_seals]
     fields["event_metadata"] = details
     return EventDetail(**fields, sentence=tell(happening), person=row.user_email or name, level=level)

@@ -18,6 +18,7 @@ from sqlalchemy.orm import Session, SessionTransaction
 
 from capecontrol import clock, ids
 from capecontrol.audit.actor import Actor
+from capecontrol.audit.commitments import commitment_of
 from capecontrol.audit.events import Event
 from capecontrol.audit.origin import Origin, current_origin
 from capecontrol.database import short_transaction
@@ -55,6 +56,8 @@ _COLUMNS = (
     "error_message",
     "event_metadata",
     "created_at",
+    "salt",
+    "commitment",
 )
 _LENGTHS = {"user_agent": 1000, "endpoint": 255, "user_email": 320, "error_message": 1000, "request_id": 100}
 
@@ -143,6 +146,7 @@ def record_failure(
         user_email=_clean(email, "user_email") or frozen["user_email"],
         user_id=frozen["user_id"] or account_id,
     )
+    frozen |= commitment_of(frozen)
     with clock.timed("audit"):
         try:
             with short_transaction() as connection:
@@ -262,7 +266,7 @@ def _freeze(
         )
     origin: Origin = current_origin()
     event_id = ids.new_id()
-    return {
+    frozen = {
         "event_id": event_id,
         "user_id": person.id if person else None,
         "actor_ref": person.id if person else None,
@@ -284,6 +288,7 @@ def _freeze(
         "event_metadata": json.dumps(_storable(details), default=str),
         "created_at": ids.created_at(event_id),
     }
+    return frozen | commitment_of(frozen)
 
 
 def _clean(value: str | None, column: str) -> str | None:

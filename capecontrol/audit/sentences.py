@@ -211,6 +211,24 @@ def _email_checks(happening: Happening, _voice: _Voice) -> str:
     return told
 
 
+def _audit_key_changed(_happening: Happening, _voice: _Voice) -> str:
+    return "The audit log is sealed with another key from now on"
+
+
+def _audit_purged(happening: Happening, _voice: _Voice) -> str:
+    rows = happening.details.get("rows")
+    counts = [_count(each) for each in rows.values()] if isinstance(rows, Mapping) else []
+    total = sum(count for count in counts if count is not None)
+    what = {0: "events", 1: "1 event"}.get(total, f"{total:,} events")
+    return f"The purge took {what} out of the audit log: their time was over"
+
+
+def _audit_pseudonymised(happening: Happening, _voice: _Voice) -> str:
+    count = _count(happening.details.get("rows"))
+    what = "events" if count is None else "1 event" if count == 1 else f"{count:,} events"
+    return f"What was personal in {what} of the audit log was erased"
+
+
 _OTHERS: dict[str, Callable[[Happening, _Voice], str]] = {
     "user_registration": _registration,
     "user_registration_failed": _registration_failed,
@@ -225,6 +243,9 @@ _OTHERS: dict[str, Callable[[Happening, _Voice], str]] = {
     "ai_response_failed": _response_failed,
     "email_checks": _email_checks,
     "demo_filled": _demo_filled,
+    "audit_key_changed": _audit_key_changed,
+    "audit_purged": _audit_purged,
+    "audit_pseudonymised": _audit_pseudonymised,
 }
 
 
