@@ -1,5 +1,6 @@
 """Cape Control: accounts in seconds, conversations that are never lost, a record that can be trusted."""
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -55,8 +56,16 @@ class _PlainFlask(Flask):
 
 
 def create_app(settings: config.Settings | None = None) -> Flask:
-    """Assemble the application. Touches no database, no network; raises SettingsError or a mapping error."""
-    settings = settings or config.load_settings()
+    """Assemble the application. Touches no database, no network; raises SettingsError or a mapping error.
+
+    Without settings it is only the one command that needs none: verifying an exported record.
+    """
+    try:
+        settings = settings or config.load_settings()
+    except config.SettingsError:
+        if not audit_cli.needs_no_settings(sys.argv):
+            raise
+        return audit_cli.without_settings()
     app = _PlainFlask(
         __name__,
         template_folder=str(config.ROOT / "templates"),

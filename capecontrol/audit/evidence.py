@@ -52,6 +52,8 @@ NOBODY = bytes(16)
 LEAF = 32
 OWNER = 16
 
+PROOF = "capecontrol audit proof 1"
+
 _FORMAT = "capecontrol audit seal 1"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -85,8 +87,15 @@ class Seal:
     hash: bytes = b""
     signature: bytes = b""
 
-    def statement(self) -> bytes:
-        """Return what is hashed for the next link and signed: everything, the lists by their hashes."""
+    def lists_hash(self) -> str:
+        """Return the hash of the rows' numbers and owners."""
+        return sha256(_packed(self.row_ids) + self.owners).hexdigest()
+
+    def statement(self, lists_hash: str | None = None) -> bytes:
+        """Return what is hashed for the next link and signed: everything, the lists by their hashes.
+
+        `lists_hash` stands for the lists where only a proof is at hand.
+        """
         return json_text(
             [
                 _FORMAT,
@@ -100,7 +109,7 @@ class Seal:
                 self.next_id,
                 self.count,
                 self.root.hex(),
-                sha256(_packed(self.row_ids) + self.owners).hexdigest(),
+                lists_hash or self.lists_hash(),
                 self.purged,
                 self.previous_hash.hex(),
                 microseconds(self.created_at),
@@ -123,17 +132,21 @@ class Seal:
             found.append(("altered_seal", "its lists are not as long as its count says"))
         elif tree_root(self.leaves) != self.root:
             found.append(("altered_seal", "its leaves do not give its root"))
-        statement = self.statement()
+        return found + self.faults_of_statement(self.statement(), public_key)
+
+    def faults_of_statement(self, statement: bytes, public_key: bytes | None) -> list[tuple[str, str]]:
+        """Return what is wrong with hash and signature."""
+        found = []
         if sha256(statement).digest() != self.hash:
             found.append(("altered_seal", "it is not what its hash was made of"))
         if public_key is None:
             found.append(("bad_signature", f"the public key {self.key_id} is not there"))
-        elif not _is_signed(statement, self.signature, public_key) or key_id_of(public_key) != self.key_id:
+        elif key_id_of(public_key) != self.key_id or not is_signed(statement, self.signature, public_key):
             found.append(("bad_signature", f"the key {self.key_id} did not sign this"))
         return found
 
-    def to_line(self) -> str:
-        """Return the link as a line of an export."""
+    def to_json(self) -> dict[str, Any]:
+        """Return the link as an export and a proof hold it."""
         values = {each.name: getattr(self, each.name) for each in fields(self)}
         values["row_ids"] = list(self.row_ids)
         values["created_at"] = self.created_at.astimezone(UTC).isoformat()
@@ -141,13 +154,13 @@ class Seal:
             values[name] = b64encode(values[name]).decode()
         for name in ("root", "previous_hash", "hash", "signature"):
             values[name] = values[name].hex()
-        return json.dumps(values)
+        return values
 
     @classmethod
-    def from_line(cls, line: str | Mapping[str, Any]) -> "Seal":
+    def from_json(cls, given: Mapping[str, Any]) -> "Seal":
         """Return the link that a line of an export holds. Raises Unreadable."""
         try:
-            values = dict(json.loads(line)) if isinstance(line, str) else dict(line)
+            values = dict(given)
             for name in ("leaves", "owners"):
                 values[name] = b64decode(values[name], validate=True)
             for name in ("root", "previous_hash", "hash", "signature"):
@@ -156,6 +169,8 @@ class Seal:
             values["created_at"] = datetime.fromisoformat(values["created_at"])
             for name in ("number", "count", "first_xid", "last_xid", "next_xid", "next_id"):
                 values[name] = int(values[name])
+            if values["created_at"].tzinfo is None:
+                raise ValueError("created_at has no time zone")
             return cls(**{each.name: values[each.name] for each in fields(cls)})
         except (ValueError, TypeError, KeyError, OverflowError) as error:
             raise Unreadable(f"is not a seal ({type(error).__name__}: {error})") from None
@@ -177,7 +192,7 @@ class StoredRow:
 def row_of_line(values: Mapping[str, Any]) -> StoredRow:
     """Return the row that a line of an export holds, read with `read_line`. Raises Unreadable."""
     try:
-        sealed = [microseconds(_moment(values[name])) if name in MOMENTS else values[name] for name in SEALED_FIELDS]
+        sealed = [microseconds(moment(values[name])) if name in MOMENTS else values[name] for name in SEALED_FIELDS]
         user_id, salt = values["user_id"], values["salt"]
         return StoredRow(
             id=int(values["id"]),
@@ -194,15 +209,23 @@ def row_of_line(values: Mapping[str, Any]) -> StoredRow:
         raise Unreadable(f"is not a row ({error})") from None
 
 
-def fault_of_row(row: StoredRow, leaf: bytes, owner: bytes) -> str | None:
+def fault_of(
+    row_id: int,
+    sealed_text: bytes,
+    user_id: bytes | None,
+    salt: bytes | None,
+    personal_text: bytes,
+    leaf: bytes,
+    owner: bytes,
+) -> str | None:
     """Return what about a row is not as it was sealed, in words, or None. Leaf and owner are the seal's."""
-    if row.user_id is not None and owner_mark(row.id, row.user_id) != owner:
+    if user_id is not None and owner_mark(row_id, user_id) != owner:
         return "its user_id is another one"
-    if leaf_hash(row.sealed_text, owner) != leaf:
+    if sha256(b"\x00" + sealed_text + owner).digest() != leaf:
         return "a sealed field has another value"
-    if row.salt is None:
-        return None if row.personal_text == ERASED else "a personal field has a value, though it was erased"
-    if sha256(row.salt + row.personal_text).hexdigest().encode() != row.sealed_text[-66:-2]:
+    if salt is None:
+        return None if personal_text == ERASED else "a personal field has a value, though it was erased"
+    if sha256(salt + personal_text).hexdigest().encode() != sealed_text[-66:-2]:
         return "a personal field has another value"
     return None
 
@@ -270,6 +293,14 @@ def microseconds(moment: datetime) -> int:
     return (moment - _EPOCH) // _MICROSECOND
 
 
+def moment(written: Any) -> datetime:
+    """Return a moment as it is written in an export. Raises ValueError where it names no time zone."""
+    found = datetime.fromisoformat(written)
+    if found.tzinfo is None:
+        raise ValueError(f"{written} has no time zone")
+    return found
+
+
 def read_line(line: str) -> Any:
     """Return a line of JSON with its fractions kept as they are written. Raises Unreadable."""
     try:
@@ -305,13 +336,6 @@ def _json_text(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, allow_nan=False)
 
 
-def _moment(written: Any) -> datetime:
-    moment = datetime.fromisoformat(written)
-    if moment.tzinfo is None:
-        raise ValueError(f"{written} has no time zone")
-    return moment
-
-
 def _packed(numbers: Sequence[int]) -> bytes:
     packed = array("q", numbers)
     if byteorder == "little":
@@ -333,7 +357,8 @@ def _node(left: bytes, right: bytes) -> bytes:
     return sha256(b"\x01" + left + right).digest()
 
 
-def _is_signed(statement: bytes, signature: bytes, public_key: bytes) -> bool:
+def is_signed(statement: bytes, signature: bytes, public_key: bytes) -> bool:
+    """Say whether the key made the signature (Ed25519, RFC 8032)."""
     try:
         Ed25519PublicKey.from_public_bytes(public_key).verify(signature, statement)
     except (InvalidSignature, ValueError):

@@ -11,7 +11,7 @@ from dataclasses import fields
 from typing import Any
 
 import structlog
-from sqlalchemy import select, text
+from sqlalchemy import any_, literal, select, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -21,6 +21,7 @@ from capecontrol.audit.evidence import PERSONAL_FIELDS, SEALED_FIELDS, Seal, Sto
 from capecontrol.audit.models import AuditKey, AuditSeal
 from capecontrol.audit.recorder import record
 from capecontrol.audit.signing import signing_key
+from capecontrol.errors import Conflict, NotFound
 from capecontrol.extensions import db
 
 BATCH = 10_000
@@ -33,7 +34,7 @@ ADOPTING_SECONDS = 600
 """How long the search for rows in no seal may take, which happens once for a cluster: after a restore, or at first."""
 
 _SEAL_FIELDS = tuple(each.name for each in fields(Seal))
-_FIRST = (0, 0)
+_LINK = select(*(getattr(AuditSeal, name) for name in _SEAL_FIELDS))
 
 log = structlog.get_logger("audit")
 
@@ -99,6 +100,71 @@ def seal() -> int:
         sealed += batch
         if batch < BATCH:  # what came meanwhile waits for the next round
             return sealed
+
+
+def export_lines() -> Iterator[str]:
+    """Yield the public keys and then the chain of seals, each as a line of JSON; one seal at a time in memory."""
+    session = db.session()
+    for key in session.scalars(select(AuditKey).order_by(AuditKey.created_at)).all():
+        yield json.dumps(
+            {"key_id": key.key_id, "public_key": key.public_key.hex(), "created_at": key.created_at.isoformat()}
+        )
+    number = 0
+    while True:
+        found = session.execute(
+            _LINK.where(AuditSeal.number > number).order_by(AuditSeal.number).limit(1)
+        ).one_or_none()
+        if found is None:
+            return
+        number = found.number
+        session.rollback()  # whoever reads may be slow, and a transaction must not be idle
+        yield json.dumps(_link_of(found).to_json())
+
+
+def prove(reference: str) -> dict[str, Any]:
+    """Return the proof that an event, by its number or event id, is in its seal; offline.check_proof checks it.
+
+    Raises NotFound, and Conflict where the event is not sealed yet.
+    """
+    session = db.session()
+    column = (
+        "id = CAST(:reference AS bigint)" if reference.isdigit() and len(reference) <= 18 else "event_id = :reference"
+    )
+    row = session.execute(
+        text(f"SELECT {sealed_line_sql()} AS line, id, stored_xid FROM audit_logs WHERE {column}"),  # noqa: S608 -- as above
+        {"reference": reference},
+    ).one_or_none()
+    if row is None:
+        raise NotFound("There is no such event.")
+    # A row is in a seal over its transaction's number; those of another cluster may be over it too.
+    found = session.execute(
+        _LINK.where(
+            AuditSeal.kind != "purge",
+            AuditSeal.first_xid <= int(row.stored_xid),
+            AuditSeal.last_xid >= int(row.stored_xid),
+            literal(row.id) == any_(AuditSeal.row_ids),
+        )
+    ).first()
+    if found is None:
+        raise Conflict("This event is not sealed yet; `flask --app wsgi audit seal` does it now.")
+    link = _link_of(found)
+    place = link.row_ids.index(row.id)
+    seal_alone = link.to_json() | {"lists_hash": link.lists_hash()}
+    for lists in ("row_ids", "leaves", "owners"):
+        del seal_alone[lists]
+    return {
+        "format": evidence.PROOF,
+        "row": evidence.read_line(row.line),
+        "seal": seal_alone,
+        "place": place,
+        "path": [each.hex() for each in evidence.inclusion_path(link.leaves, place)],
+        "owner": link.owners[place * evidence.OWNER : (place + 1) * evidence.OWNER].hex(),
+        "public_key": session.scalars(select(AuditKey.public_key).where(AuditKey.key_id == link.key_id)).one().hex(),
+    }
+
+
+def _link_of(found: Any) -> Seal:
+    return Seal(**{name: getattr(found, name) for name in _SEAL_FIELDS})
 
 
 @contextmanager

@@ -99,7 +99,9 @@ def test_a_sealed_row_is_what_its_line_says_without_a_database(committed_app: Fl
             row = evidence.row_of_line(evidence.read_line(line))
             assert row == seals.row_of(columns)
             leaf = link.leaves[index * 32 : index * 32 + 32]
-            assert evidence.fault_of_row(row, leaf, link.owners[index * 16 : index * 16 + 16]) is None
+            owner = link.owners[index * 16 : index * 16 + 16]
+            fault = evidence.fault_of(row.id, row.sealed_text, row.user_id, row.salt, row.personal_text, leaf, owner)
+            assert fault is None
 
 
 def test_a_transaction_that_is_still_open_leaves_no_gap(committed_app: Flask) -> None:
