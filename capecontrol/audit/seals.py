@@ -88,15 +88,16 @@ def row_of(columns: Sequence[Any]) -> StoredRow:
     )
 
 
-def seal() -> int:
+def seal(*, only_full: bool = False) -> int:
     """Seal all rows of finished transactions and return how many; 0 also while another process seals.
 
-    Each batch is a transaction of its own, so a killed sealer leaves whole seals behind.
+    Each batch is a transaction of its own, so a killed sealer leaves whole seals behind. `only_full` leaves what does
+    not fill a seal of 10,000 rows.
     """
     sealed = 0
     while True:
         with adding_to_the_chain(wait=False) as chain:
-            batch = chain.seal_next() if chain else 0
+            batch = chain.seal_next(only_full=only_full) if chain else 0
         sealed += batch
         if batch < BATCH:  # what came meanwhile waits for the next round
             return sealed
@@ -201,12 +202,14 @@ class Chain:
             )
         ).one()
 
-    def seal_next(self) -> int:
-        """Seal up to 10,000 rows and return how many."""
+    def seal_next(self, *, only_full: bool = False) -> int:
+        """Seal up to 10,000 rows and return how many; with `only_full` none when there are fewer."""
         # Its own statement, before the rows are read: whoever is below this number has finished by now.
         horizon = int(self._session.scalar(text("SELECT pg_snapshot_xmin(pg_current_snapshot())::text")) or 0)
         if self._last is None or self._last.cluster != self._here.cluster:
-            return self._adopt(horizon)
+            return 0 if only_full else self._adopt(horizon)
+        if only_full and not self._has_full_batch(horizon):
+            return 0
         rows = self._rows_behind((self._last.next_xid, self._last.next_id), horizon)
         if not rows:
             return 0
@@ -222,6 +225,16 @@ class Chain:
         self._link(
             "purge", row_ids, b"", b"", (0, 0), following, json.dumps(purged, sort_keys=True), self._last.cluster
         )
+
+    def _has_full_batch(self, horizon: int) -> bool:
+        waiting = self._session.scalar(
+            text(
+                "SELECT count(*) FROM (SELECT FROM audit_logs WHERE (stored_xid, id) > (CAST(:xid AS xid8), :id) "
+                "AND stored_xid < CAST(:horizon AS xid8) LIMIT :batch) AS waiting"
+            ),
+            {"xid": str(self._last.next_xid), "id": self._last.next_id, "horizon": str(horizon), "batch": BATCH},
+        )
+        return waiting == BATCH
 
     def _rows_behind(self, position: tuple[int, int], horizon: int) -> list[StoredRow]:
         """Return the next rows in the order of (transaction, id), without those sealed under the same number already.

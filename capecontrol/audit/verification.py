@@ -24,7 +24,7 @@ from capecontrol.audit.seals import personal_text_sql, sealed_text_sql
 AT_ONCE = 16
 """How many seals a process takes at a time."""
 
-WORTH_A_PROCESS = 100_000
+WORTH_A_PROCESS = 500_000
 """Below this many sealed rows, starting another process takes longer than it saves."""
 
 _ROWS = (

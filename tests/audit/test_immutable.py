@@ -8,8 +8,9 @@ import pytest
 from flask import Flask
 
 from capecontrol import clock
-from capecontrol.audit import evidence
+from capecontrol.audit import events, evidence, recorder
 from capecontrol.audit.models import AuditLog
+from capecontrol.extensions import db
 from tests.audit.chain import connected, query, record_some, store_full_row
 from tests.people import Person, make_person
 
@@ -128,9 +129,15 @@ def test_a_row_commits_to_what_is_personal_whoever_stores_it(committed_app: Flas
         "INSERT INTO audit_logs (event_id, event_type, event_category, event_level, success, created_at, user_email, "
         "error_message) VALUES ('a', 'a', 'data', 'info', true, now(), 'é\t\"\\@example.com', E'\\x01\\x7f\u2028')",
     )
+    with committed_app.test_request_context("/", headers={"User-Agent": 'Odd "\\'}):
+        recorder.record_failure(
+            events.ACCESS_DENIED, actor=None, email="a\x00\ud800@x", error="é\x01", details={"wanted": "x"}
+        )
+        recorder.record(events.DEMO_FILLED, actor=None, description="told", details={"people": 1, "conversations": 2})
+        db.session.commit()
     personal = ", ".join(evidence.PERSONAL_FIELDS)
-    rows = query(committed_app, f"SELECT event_id, salt, commitment, {personal} FROM audit_logs ORDER BY id")
-    assert [row[0] for row in rows[1:]] == ["a"]
+    rows = query(committed_app, f"SELECT event_type, salt, commitment, {personal} FROM audit_logs ORDER BY id")
+    assert [row[0] for row in rows] == ["user_registration", "a", "access_denied", "demo_filled"]
     for _, salt, commitment, *values in rows:
         fields = dict(zip(evidence.PERSONAL_FIELDS, values, strict=True))
         assert evidence.commitment(bytes(salt), fields) == bytes(commitment)

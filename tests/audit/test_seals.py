@@ -9,11 +9,12 @@ from flask import Flask
 from sqlalchemy import select
 
 from capecontrol import create_app
-from capecontrol.audit import evidence, seals, signing
+from capecontrol.audit import evidence, seals, signing, tasks
 from capecontrol.audit.evidence import Seal
 from capecontrol.audit.models import AuditKey, AuditSeal
 from capecontrol.config import libpq_url
-from capecontrol.extensions import db
+from capecontrol.extensions import db, jobs
+from capecontrol.operations import worker
 from tests.audit.chain import Intruder, connected, query, record_some, store_full_row
 from tests.conftest import dispose, settings_for
 from tests.people import make_person
@@ -160,6 +161,18 @@ def test_a_batch_is_cut_inside_one_large_transaction(committed_app: Flask, monke
     assert sealed_ids(committed_app) == stored_ids(committed_app)
 
 
+def test_between_the_minutes_only_full_seals_are_made(committed_app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
+    record_some(committed_app, 1)
+    seal(committed_app)
+    seal(committed_app)
+    monkeypatch.setattr(seals, "BATCH", 10)
+    with committed_app.app_context():
+        for count, sealed in ((9, 0), (1, 10), (25, 20)):
+            record_some(committed_app, count)
+            assert seals.seal(only_full=True) == sealed
+        assert seals.seal() == 5
+
+
 def test_the_first_seals_are_cut_as_well(committed_app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(seals, "BATCH", 10)
     record_some(committed_app, 25)
@@ -256,3 +269,18 @@ def test_the_tree_is_that_of_rfc_6962() -> None:
     for count, root in roots.items():
         assert evidence.tree_root(leaves[: count * 32]).hex() == root
     assert evidence.tree_root(b"").hex() == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+
+
+def test_the_worker_knows_the_jobs_and_they_do_it(committed_app: Flask) -> None:
+    assert tasks in worker.TASKS
+    periodic = {task.task.name: task.cron for task in jobs.periodic_registry.periodic_tasks.values()}
+    assert periodic["audit.seal"] == "* * * * *"
+    assert {"audit.seal_full", "audit.purge"} <= periodic.keys()
+    record_some(committed_app, 2)
+    with committed_app.app_context():
+        tasks.seal_full(0)
+        assert links(committed_app) == []
+        tasks.seal(0)
+        assert len(links(committed_app)) == 1
+        tasks.purge(0)
+    assert len(stored_ids(committed_app)) == 3
