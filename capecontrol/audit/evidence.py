@@ -58,6 +58,9 @@ _FORMAT = "capecontrol audit seal 1"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
+# Made once: json.dumps makes one for each call that has options.
+_write = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
+
 
 class Unreadable(ValueError):
     """A line of an export does not hold what a row or a seal must; the text says what is missing."""
@@ -312,7 +315,7 @@ def read_line(line: str) -> Any:
 def json_text(value: Any) -> str:
     """Return JSON exactly as PostgreSQL's json_build_array and jsonb::text write it."""
     try:
-        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+        return _write(value)
     except TypeError:  # a fraction, somewhere
         return _json_text(value)
 
@@ -333,7 +336,7 @@ def _json_text(value: Any) -> str:
         return "{" + ", ".join(f"{encode_basestring(key)}: {_json_text(item)}" for key, item in value.items()) + "}"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(map(_json_text, value)) + "]"
-    return json.dumps(value, ensure_ascii=False, allow_nan=False)
+    return _write(value)
 
 
 def _packed(numbers: Sequence[int]) -> bytes:
