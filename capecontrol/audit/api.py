@@ -4,8 +4,9 @@ from datetime import date, datetime, timedelta
 
 from flask import Blueprint, Response, jsonify, request
 
-from capecontrol.audit import events, queries
-from capecontrol.audit.queries import EventDetail, Filters
+from capecontrol.audit import events, filtering, queries
+from capecontrol.audit.event_details import EventDetail
+from capecontrol.audit.filtering import Filters
 from capecontrol.audit.recorder import record_refusal
 from capecontrol.audit.schemas import EventTypesAnswer, LogRow, LogsAnswer, LogsQuery
 from capecontrol.auth.identity import actor_or_none, login_required, public, signed_in
@@ -108,7 +109,7 @@ def _filters(query: LogsQuery, *, for_person: str | None) -> Filters:
 
 
 def _first_moment(given: datetime | date | None) -> datetime | None:
-    return queries.start_of(given) if given is not None and not isinstance(given, datetime) else given
+    return filtering.start_of(given) if given is not None and not isinstance(given, datetime) else given
 
 
 def _moment_after(given: datetime | date | None) -> datetime | None:
@@ -116,7 +117,7 @@ def _moment_after(given: datetime | date | None) -> datetime | None:
     if given is None:
         return None
     if not isinstance(given, datetime):
-        return queries.end_of(given)
+        return filtering.end_of(given)
     step = timedelta(microseconds=1)
     return given + step if given < datetime.max.replace(tzinfo=given.tzinfo) - step else given
 

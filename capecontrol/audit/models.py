@@ -1,9 +1,9 @@
-"""The audit log's rows, and the one row that names this installation."""
+"""The audit log's rows, how many of them there are by the hour, and the one row that names this installation."""
 
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import BigInteger, DateTime, ForeignKey, Identity, Index, Text, text
+from sqlalchemy import BigInteger, CheckConstraint, DateTime, ForeignKey, Identity, Index, Integer, Text, text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
@@ -28,6 +28,14 @@ class AuditLog(db.Model):  # type: ignore[name-defined]
         # People type addresses in any case, so they are found in lower case.
         Index("ix_audit_logs_email", text("lower(user_email)"), "created_at", "event_id"),
         Index("ix_audit_logs_refused", "created_at", "event_id", postgresql_where=text("NOT success")),
+        Index(None, "ip_address", "created_at", postgresql_where=text("ip_address IS NOT NULL")),
+        Index("ix_audit_logs_high_risk", "created_at", postgresql_where=text("risk_score >= 70")),
+        # What was stored long after it happened: replayed or brought along. Usually next to nothing.
+        Index(
+            "ix_audit_logs_late",
+            "recorded_at",
+            postgresql_where=text("recorded_at - created_at > interval '10 minutes'"),
+        ),
     )
 
     id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
@@ -57,6 +65,32 @@ class AuditLog(db.Model):  # type: ignore[name-defined]
     recorded_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=text("clock_timestamp()"))
 
     user: Mapped["User | None"] = relationship("User")
+
+
+class AuditHour(db.Model):  # type: ignore[name-defined]
+    """How many events of a kind happened in one hour; made from the log, and always to be made from it again."""
+
+    __tablename__ = "audit_hours"
+
+    hour: Mapped[datetime] = mapped_column(DateTime(timezone=True), primary_key=True)
+    event_type: Mapped[str] = mapped_column(Text, primary_key=True)
+    category: Mapped[str] = mapped_column(Text, primary_key=True)
+    success: Mapped[bool] = mapped_column(primary_key=True)
+    count: Mapped[int] = mapped_column(BigInteger)
+
+
+class AuditHoursProgress(db.Model):  # type: ignore[name-defined]
+    """How far the hours are counted; one row. See audit/hours.py for what each word stands for."""
+
+    __tablename__ = "audit_hours_progress"
+    __table_args__ = (CheckConstraint("id = 1", name="only_one"),)
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    closed_before: Mapped[datetime] = mapped_column(DateTime(timezone=True))
+    late_until: Mapped[datetime] = mapped_column(DateTime(timezone=True))
+    settled_until: Mapped[datetime] = mapped_column(DateTime(timezone=True))
+    mark_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
+    mark_xid: Mapped[str] = mapped_column(Text)
 
 
 class Installation(db.Model):  # type: ignore[name-defined]

@@ -5,9 +5,10 @@ from uuid import UUID
 
 from flask import Blueprint, render_template, request, url_for
 
-from capecontrol.audit import queries
+from capecontrol.audit import filtering, queries
+from capecontrol.audit.filtering import Filters
 from capecontrol.audit.forms import FilterForm
-from capecontrol.audit.queries import Filters, Page
+from capecontrol.audit.queries import Page
 from capecontrol.auth.identity import admin_required, login_required, signed_in
 from capecontrol.errors import Invalid
 from capecontrol.web import pagination
@@ -85,6 +86,6 @@ def _filters(form: FilterForm) -> Filters:
         event=form.event.data or None,
         person=form.person.data or None,
         outcome=form.outcome.data or None,
-        after=queries.start_of(form.after.data) if form.after.data else None,
-        before=queries.end_of(form.before.data) if form.before.data else None,
+        after=filtering.start_of(form.after.data) if form.after.data else None,
+        before=filtering.end_of(form.before.data) if form.before.data else None,
     )
