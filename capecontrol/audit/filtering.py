@@ -31,13 +31,13 @@ _key = tuple_(log.c.created_at, log.c.event_id)
 class Filters:
     """What to look for; everything is optional and all of it must hold.
 
-    `event` is a name, or several of which any will do; `q` is a text, or several that must all be found. `person` is
-    an address in any case, or an account's id. `after` is the first moment that counts, `before` the first that does
-    not. `for_person` is the one whose own record it is, whoever else is asked for.
+    `event` and `category` are a name, or several of which any will do; `q` is a text, or several that must all be
+    found. `person` is an address in any case, or an account's id. `after` is the first moment that counts, `before`
+    the first that does not. `for_person` is the one whose own record it is, whoever else is asked for.
     """
 
     event: str | tuple[str, ...] | None = None
-    category: str | None = None
+    category: str | tuple[str, ...] | None = None
     level: str | None = None
     outcome: Literal["success", "refused"] | None = None
     person: str | None = None
@@ -85,7 +85,8 @@ class Plan:
             if name != self.led_by:
                 yield condition
         if asked.category is not None:
-            yield columns.event_category == asked.category
+            wanted = (asked.category,) if isinstance(asked.category, str) else asked.category
+            yield columns.event_category.in_(wanted)
         if asked.level is not None:
             yield columns.event_level == asked.level
         if asked.min_risk_score:

@@ -34,6 +34,7 @@ class AuditLog(db.Model):  # type: ignore[name-defined]
         Index(
             "ix_audit_logs_late",
             "recorded_at",
+            "id",
             postgresql_where=text("recorded_at - created_at > interval '10 minutes'"),
         ),
     )
@@ -88,6 +89,7 @@ class AuditHoursProgress(db.Model):  # type: ignore[name-defined]
     id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
     closed_before: Mapped[datetime] = mapped_column(DateTime(timezone=True))
     late_until: Mapped[datetime] = mapped_column(DateTime(timezone=True))
+    late_id: Mapped[int] = mapped_column(BigInteger)
     settled_until: Mapped[datetime] = mapped_column(DateTime(timezone=True))
     mark_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
     mark_xid: Mapped[str] = mapped_column(Text)

@@ -5,6 +5,7 @@ The other trigger is the worker itself (operations/worker.py): a job that brings
 
 from procrastinate import JobContext
 
+from capecontrol.audit.hours import count_hours
 from capecontrol.auth.registration import forget_old_keys
 from capecontrol.auth.waiting_room import forget_old_tickets
 from capecontrol.conversations.replies import order_lost_replies
@@ -28,6 +29,13 @@ async def retry_stalled(context: JobContext, timestamp: int) -> None:  # noqa: A
 def order_lost(timestamp: int) -> None:  # noqa: ARG001 -- the round's, which the queue passes
     """Order again the replies that nobody is going to make."""
     order_lost_replies()
+
+
+@jobs.periodic(cron="* * * * *")
+@jobs.task(name="operations.count_audit_hours", queue=HOUSEKEEPING)
+def count_audit_hours(timestamp: int) -> None:  # noqa: ARG001 -- the round's, which the queue passes
+    """Count what the audit log holds by the hour, for its statistics."""
+    count_hours()
 
 
 @jobs.periodic(cron="*/10 * * * *")

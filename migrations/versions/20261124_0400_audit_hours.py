@@ -24,6 +24,7 @@ def upgrade() -> None:
         sa.Column("id", sa.Integer(), autoincrement=False, nullable=False),
         sa.Column("closed_before", sa.DateTime(timezone=True), nullable=False),
         sa.Column("late_until", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("late_id", sa.BigInteger(), nullable=False),
         sa.Column("settled_until", sa.DateTime(timezone=True), nullable=False),
         sa.Column("mark_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("mark_xid", sa.Text(), nullable=False),
@@ -47,7 +48,7 @@ def upgrade() -> None:
     op.create_index(
         "ix_audit_logs_late",
         "audit_logs",
-        ["recorded_at"],
+        ["recorded_at", "id"],
         unique=False,
         postgresql_where=sa.text("recorded_at - created_at > interval '10 minutes'"),
     )

@@ -176,6 +176,7 @@ SUCCESSES: list[tuple[str, str, int, dict[str, Any]]] = [
     ("GET", "/api/audit/logs", 200, {"query": {"limit": 1}}),
     ("GET", "/api/audit/logs/{reference}", 200, {}),
     ("GET", "/api/audit/event-types", 200, {}),
+    ("GET", "/api/audit/user-activity/{user_id}", 200, {"query": {"categories": "authentication,data"}}),
     ("DELETE", "/api/audit/logs/{reference}", 405, {}),
     ("GET", "/api/health", 200, {}),
     ("GET", "/api/openapi.json", 200, {}),
@@ -193,7 +194,7 @@ def test_what_succeeds_keeps_to_the_description_too(target: Target) -> None:
     event = target.client.get("/api/audit/logs", headers=headers).json["logs"][0]["event_id"]
     for method, path, status, given_ in SUCCESSES:
         operation = target.schema[path][method]
-        arguments = {"conversation_id": conversation, "reference": event}
+        arguments = {"conversation_id": conversation, "reference": event, "user_id": target.person.id}
         fields = dict(given_)
         if "body" in fields:
             mine = {"EMAIL": target.person.email}
