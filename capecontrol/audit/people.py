@@ -77,6 +77,11 @@ def get_portrait(reference: str) -> Portrait:
     return Portrait(reference, None, email, None, None, False, None, None)
 
 
+def everything_about(person: Portrait) -> Filters:
+    """Return what finds everything recorded about somebody."""
+    return Filters(person=person.reference)
+
+
 def list_activity(person: Portrait, *, days: int, categories: Sequence[str] = ()) -> tuple[EventDetail, ...]:
     """Return what somebody did in the last days, newest first, up to MOST_EVENTS."""
     wanted = Filters(

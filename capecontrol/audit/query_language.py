@@ -87,9 +87,10 @@ class Query:
         return " ".join(other.text for other in self.terms if other is not term)
 
     @property
-    def words(self) -> str:
-        """The free text alone."""
-        return " ".join(term.text for term in self.terms if term.name is None)
+    def last_day(self) -> date | None:
+        """The last day that counts, whole or in part; None without an end."""
+        before = self.filters.before
+        return (before - timedelta(microseconds=1)).date() if before else None
 
 
 class _Mistake(ValueError):
