@@ -17,7 +17,8 @@ from capecontrol.web.text_rules import one_line
 
 MOST_EVENTS = 1000
 MOST_DAYS = 90
-LOOKED_THROUGH = 10_000
+LOOKED_THROUGH = 5_000
+"""How many of somebody's newest events are looked at for their categories."""
 LONGEST_REFERENCE = 320
 
 _NOBODY = "The record knows nobody of that id or address."
@@ -39,13 +40,13 @@ class Portrait:
 
 @dataclass(frozen=True, slots=True)
 class Activity:
-    """What one person did in some days. `total` and `by_category` look at the newest LOOKED_THROUGH events at most."""
+    """What one person did in some days. `total` is counted up to queries.MOST_COUNTED, and one more stands for more;
+    `refused` and `by_category` are of the newest LOOKED_THROUGH."""
 
     person: Portrait
     days: int
     total: int
     refused: int
-    is_all: bool
     by_category: dict[str, int]
 
 
@@ -93,13 +94,12 @@ def list_activity(person: Portrait, *, days: int, categories: Sequence[str] = ()
 def summarize(person: Portrait, *, days: int, categories: Sequence[str] = ()) -> Activity:
     """Count what somebody did in the last days, in these categories or in all."""
     wanted = Filters(person=person.reference, after=clock.now() - timedelta(days=days))
-    newest = filtering.plan(wanted).rows(None, LOOKED_THROUGH + 1).subquery()
+    newest = filtering.plan(wanted).rows(None, LOOKED_THROUGH).subquery()
     rows = db.session.execute(
         select(newest.c.event_category, newest.c.success, func.count().label("often")).group_by(
             newest.c.event_category, newest.c.success
         )
     ).all()
-    counted = sum(row.often for row in rows)
     rows = [row for row in rows if not categories or row.event_category in categories]
     by_category: Counter[str] = Counter()
     for row in rows:
@@ -107,8 +107,7 @@ def summarize(person: Portrait, *, days: int, categories: Sequence[str] = ()) ->
     return Activity(
         person=person,
         days=days,
-        total=sum(row.often for row in rows),
+        total=sum(row.often for row in rows) if categories else queries.count_up_to(wanted) or 0,
         refused=sum(row.often for row in rows if not row.success),
-        is_all=counted <= LOOKED_THROUGH,
         by_category=dict(by_category.most_common()),
     )

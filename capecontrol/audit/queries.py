@@ -23,13 +23,15 @@ MOST_COUNTED = 10_000
 class Page:
     """Events, newest first, and where the pages on either side begin; None where there is nothing further.
 
-    `looked_back_to` is set when the search ended before the log did: further back nobody has looked yet.
+    `looked_back_to` is set when the search ended before the log did: it has looked through `looked_through` events,
+    and further back nobody has looked yet.
     """
 
     events: tuple[EventDetail, ...]
     older: Position | None
     newer: Position | None
     looked_back_to: Position | None = None
+    looked_through: int = 0
 
 
 def search(filters: Filters, *, position: Position | None = None, limit: int = PAGE) -> Page:
@@ -100,6 +102,7 @@ def _page(filters: Filters, position: Position | None, limit: int, *, is_towards
         older=back if is_towards_newer else onward,
         newer=onward if is_towards_newer else back,
         looked_back_to=None if is_towards_newer else scanned_to,
+        looked_through=filtering.plan(filters).window,
     )
 
 
@@ -110,7 +113,7 @@ def _find(
     plan = filtering.plan(filters)
     if plan.is_exact:
         return _rows(plan.rows(position, limit + 1, is_towards_newer=is_towards_newer), is_towards_newer), None
-    window = plan.rows(position, filtering.WINDOW, is_towards_newer=is_towards_newer).subquery()
+    window = plan.rows(position, plan.window, is_towards_newer=is_towards_newer).subquery()
     order = filtering.order(window.c, is_towards_newer)
     rows = _rows(select(window).where(*plan.rest(window.c)).order_by(*order).limit(limit + 1), is_towards_newer)
     if len(rows) > limit:
@@ -119,9 +122,9 @@ def _find(
 
 
 def _end_of_window(plan: Plan, position: Position | None, is_towards_newer: bool) -> Position | None:
-    window = plan.rows(position, filtering.WINDOW, is_towards_newer=is_towards_newer).subquery()
+    window = plan.rows(position, plan.window, is_towards_newer=is_towards_newer).subquery()
     order = filtering.order(window.c, is_towards_newer)
-    last = select(window.c.created_at, window.c.event_id).order_by(*order).offset(filtering.WINDOW - 1).limit(1)
+    last = select(window.c.created_at, window.c.event_id).order_by(*order).offset(plan.window - 1).limit(1)
     end = db.session.execute(last).one_or_none()
     return Position(end.created_at, end.event_id) if end else None
 

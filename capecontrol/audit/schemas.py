@@ -100,7 +100,7 @@ class StatisticsQuery(BaseModel):
 
 
 class TopUser(BaseModel):
-    """A person, and how many of the newest 10,000 events of the period are theirs."""
+    """A person, and how many of the newest 5,000 events of the period are theirs."""
 
     email: str
     event_count: int
@@ -158,8 +158,8 @@ class UserActivityQuery(BaseModel):
 
 
 class UserActivityAnswer(BaseModel):
-    """What one person did: the newest 1,000 events, and how many there are of each category among the newest
-    10,000."""
+    """What one person did: the newest 1,000 events, how many there are (10,001 stands for more than 10,000; of given
+    categories, among the newest 5,000), and how many of each category among the newest 5,000."""
 
     user_id: str
     period_days: int

@@ -15,7 +15,7 @@ from capecontrol.extensions import db
 from capecontrol.web.pagination import Position
 
 MOST_HOURS = 168
-MOST_COUNTED = 10_000
+GROUPED = 5_000
 """How many of the newest attempts are grouped; an attack may make millions."""
 
 LISTED = 20
@@ -52,11 +52,11 @@ class Attempts:
 
 @dataclass(frozen=True, slots=True)
 class FailedSignIns:
-    """Failed sign-ins of some hours, grouped; `is_all` is false when there are more than were grouped."""
+    """Failed sign-ins of some hours, the newest GROUPED of them grouped. `total` is counted up to
+    queries.MOST_COUNTED, and one more stands for more."""
 
     hours: int
     total: int
-    is_all: bool
     by_address: tuple[Attempts, ...]
     by_person: tuple[Attempts, ...]
 
@@ -89,10 +89,10 @@ def threat_indicators(event: EventDetail) -> list[str]:
 
 
 def list_failed_sign_ins(*, hours: int, ip: str | None = None, limit: int = MOST_ATTEMPTS) -> tuple[Page, int]:
-    """Return the newest failed sign-ins and how many there are; beyond MOST_COUNTED, one more stands for more."""
+    """Return the newest failed sign-ins and how many there are; see queries.count_up_to."""
     wanted = Filters(event=SIGN_IN_FAILED, ip=ip, after=clock.now() - timedelta(hours=hours))
     page = queries.search(wanted, limit=limit)
-    total = queries.count_up_to(wanted, MOST_COUNTED)
+    total = queries.count_up_to(wanted)
     if total is None:  # of one address: counted among its events
         total = _count_within(wanted)
     return page, total
@@ -101,7 +101,7 @@ def list_failed_sign_ins(*, hours: int, ip: str | None = None, limit: int = MOST
 def group_failed_sign_ins(*, hours: int) -> FailedSignIns:
     """Return the failed sign-ins of the last hours by address and by person, the most often first."""
     wanted = Filters(event=SIGN_IN_FAILED, after=clock.now() - timedelta(hours=hours))
-    newest = filtering.plan(wanted).rows(None, MOST_COUNTED + 1).subquery()
+    newest = filtering.plan(wanted).rows(None, GROUPED).subquery()
     person = func.lower(newest.c.user_email)
     address = newest.c.ip_address
 
@@ -122,11 +122,9 @@ def group_failed_sign_ins(*, hours: int) -> FailedSignIns:
         )
         return tuple(Attempts(row.name, row.often, row.others, row.first_at, row.last_at) for row in rows)
 
-    total = queries.count_up_to(wanted, MOST_COUNTED) or 0
     return FailedSignIns(
         hours=hours,
-        total=min(total, MOST_COUNTED),
-        is_all=total <= MOST_COUNTED,
+        total=queries.count_up_to(wanted) or 0,
         by_address=grouped(address, person),
         by_person=grouped(person, address),
     )
@@ -134,5 +132,5 @@ def group_failed_sign_ins(*, hours: int) -> FailedSignIns:
 
 def _count_within(wanted: Filters) -> int:
     plan = filtering.plan(wanted)
-    window = plan.rows(None, filtering.WINDOW).subquery()
+    window = plan.rows(None, plan.window).subquery()
     return db.session.scalar(select(func.count()).select_from(window).where(*plan.rest(window.c))) or 0

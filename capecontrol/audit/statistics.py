@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import func, select, text
+from sqlalchemy import DateTime, Interval, bindparam, func, select, text
 
 from capecontrol import clock
 from capecontrol.audit.event_details import log
@@ -13,7 +13,7 @@ from capecontrol.extensions import db
 
 MOST_DAYS = 90
 HIGH_RISK = 70
-LOOKED_THROUGH = 10_000
+LOOKED_THROUGH = 5_000
 """How many of the newest events are looked through for who is most in them; the hours know kinds, not people."""
 
 MOST_COUNTED = 10_000
@@ -25,14 +25,14 @@ _COUNTS = text(
     "each AS ("
     "SELECT hour, event_type, category, success, count FROM audit_hours "
     "WHERE hour >= :since AND hour < (SELECT until FROM counted) "
-    "UNION ALL SELECT date_trunc('hour', created_at, 'UTC'), event_type, event_category, success, count(*) "
+    "UNION ALL SELECT date_trunc('hour', created_at, 'UTC'), event_type, event_category, success, count(*)::int "
     "FROM audit_logs WHERE created_at >= greatest(:since, (SELECT until FROM counted)) AND created_at < :until "
     "GROUP BY 1, 2, 3, 4) "
-    "SELECT date_trunc(:step, hour, 'UTC') AS at, category, event_type, "
+    "SELECT date_bin(:step, hour, :since) AS at, category, event_type, "
     "coalesce(sum(count) FILTER (WHERE success), 0)::bigint AS done, "
     "coalesce(sum(count) FILTER (WHERE NOT success), 0)::bigint AS refused "
     "FROM each WHERE hour < :until GROUP BY GROUPING SETS ((1), (2), (3))"
-)
+).bindparams(bindparam("step", type_=Interval), bindparam("since", type_=DateTime(timezone=True)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,13 +103,12 @@ def over_days(days: int) -> Statistics:
     """Return the last days in UTC, today as far as it has come; for one day, the last 24 hours by the hour."""
     now = clock.now()
     if days == 1:
-        step, unit = timedelta(hours=1), "hour"
+        step, columns = timedelta(hours=1), 24
         since = now.replace(minute=0, second=0, microsecond=0) - timedelta(hours=23)
-        columns = 24
     else:
-        step, unit, columns = timedelta(days=1), "day", days
+        step, columns = timedelta(days=1), days
         since = start_of(now.date()) - timedelta(days=days - 1)
-    rows = db.session.execute(_COUNTS, {"since": since, "until": since + columns * step, "step": unit}).all()
+    rows = db.session.execute(_COUNTS, {"since": since, "until": since + columns * step, "step": step}).all()
     moments = {row.at: row for row in rows if row.at is not None}
     people, people_among = _most("user_email", since, is_refused_only=False)
     addresses, addresses_among = _most("ip_address", since, is_refused_only=True)

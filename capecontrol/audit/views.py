@@ -112,7 +112,12 @@ def list_failed_sign_ins() -> str:
     """Show failed sign-ins by address and by person."""
     hours = _chosen("hours", HOURS, 24)
     return render_template(
-        "audit/failed_sign_ins.html", found=security.group_failed_sign_ins(hours=hours), hours=hours, spans=HOURS
+        "audit/failed_sign_ins.html",
+        found=security.group_failed_sign_ins(hours=hours),
+        grouped=security.GROUPED,
+        most=queries.MOST_COUNTED,
+        hours=hours,
+        spans=HOURS,
     )
 
 
@@ -143,6 +148,7 @@ def show_person(reference: str) -> str:
         "audit/person.html",
         person=person,
         activity=people.summarize(person, days=30),
+        most=queries.MOST_COUNTED,
         events=page.events,
         **_links("audit.show_person", page, {"reference": reference}),
     )
@@ -179,6 +185,7 @@ def _search_page(
         count=queries.count_up_to(query.filters) if page is not None else None,
         most=queries.MOST_COUNTED,
         looked_back_to=found.looked_back_to,
+        looked_through=found.looked_through,
         tail=_tail_address(query, _overlapping(found)) if is_live else None,
         **links,
     )

@@ -16,7 +16,7 @@ def upgrade() -> None:
         sa.Column("event_type", sa.Text(), nullable=False),
         sa.Column("category", sa.Text(), nullable=False),
         sa.Column("success", sa.Boolean(), nullable=False),
-        sa.Column("count", sa.BigInteger(), nullable=False),
+        sa.Column("count", sa.Integer(), nullable=False),
         sa.PrimaryKeyConstraint("hour", "event_type", "category", "success", name=op.f("pk_audit_hours")),
     )
     op.create_table(
