@@ -10,7 +10,7 @@ from tests.browser.chromium import complaints_of
 from tests.browser.test_walk import check_access, check_width, nothing
 from tests.live_server import LiveServer
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
 ADDRESSES = (
     "/audit",
     "/audit?q=event:user_login_failed outcome:refused after:7d",
