@@ -8,6 +8,7 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 
 from capecontrol import config, database, each_second
 from capecontrol.audit import api as audit_api
+from capecontrol.audit import cli as audit_cli
 from capecontrol.audit import recorder
 from capecontrol.audit import views as audit_views
 from capecontrol.auth import api as auth_api
@@ -30,6 +31,7 @@ from capecontrol.web import (
     rate_limits,
     request_log,
     security_headers,
+    streams,
     template_filters,
 )
 
@@ -84,6 +86,7 @@ def create_app(settings: config.Settings | None = None) -> Flask:
     error_handlers.init_app(app)
     deadlines.init_app(app)
     form_requests.init_app(app)
+    streams.init_app(app, settings)
     template_filters.init_app(app)
 
     passwords.configure(
@@ -110,6 +113,7 @@ def create_app(settings: config.Settings | None = None) -> Flask:
     for blueprint in _ENDPOINTS:
         csrf.exempt(blueprint)  # JSON only, and cross-site calls by cookie are refused in identity
         app.register_blueprint(blueprint)
+    audit_cli.register(app)
     auth_cli.register(app)
     operations_cli.register(app)
     return app

@@ -1,15 +1,15 @@
-"""The record as JSON: contract A1's lists, and A3, that nothing can be deleted from it."""
+"""The record as JSON: contract A1's lists, A2's file, and A3, that nothing can be deleted from it."""
 
 from datetime import date, datetime, timedelta
 
-from flask import Blueprint, Response, jsonify, request
+from flask import Blueprint, Response, current_app, jsonify, request
 
-from capecontrol.audit import events, queries
+from capecontrol.audit import events, export, queries
 from capecontrol.audit.queries import EventDetail, Filters
 from capecontrol.audit.recorder import record_refusal
-from capecontrol.audit.schemas import EventTypesAnswer, LogRow, LogsAnswer, LogsQuery
-from capecontrol.auth.identity import actor_or_none, login_required, public, signed_in
-from capecontrol.web import pagination
+from capecontrol.audit.schemas import EventTypesAnswer, ExportQuery, LogRow, LogsAnswer, LogsQuery
+from capecontrol.auth.identity import actor_or_none, admin_required, login_required, public, signed_in
+from capecontrol.web import pagination, streams
 from capecontrol.web.json_requests import read_query
 from capecontrol.web.openapi import Problem, describes
 from capecontrol.web.rate_limits import Limit, limited
@@ -63,6 +63,35 @@ def list_event_types() -> Response:
         event_levels=list(events.LEVELS),
     )
     return jsonify(answer.model_dump())
+
+
+@endpoints.get("/export")
+@admin_required
+@describes(
+    "The record as a file, oldest event first. That it was exported is recorded too. A file that breaks off says so in "
+    "its last line.",
+    query=ExportQuery,
+    answers={200: None},
+    answer_type=("application/x-ndjson", "text/csv", "application/json"),
+)
+def export_logs() -> Response:
+    """A2."""
+    query = read_query(ExportQuery)
+    wanted = export.Wanted.of(
+        query.format,
+        start=query.start_date,
+        end=query.end_date,
+        event=query.event_type,
+        person=query.user_id,
+        success=query.success_only,
+    )
+    if request.method == "HEAD":
+        return Response(content_type=export.FORMATS[wanted.format])  # nothing leaves, so nothing is recorded
+    app = current_app._get_current_object()  # type: ignore[attr-defined]
+    begun = export.begin(wanted, actor=signed_in(), scope=app.app_context, give_back=streams.take_file_place())
+    return streams.attachment(
+        begun.chunks(), close=begun.close, content_type=export.FORMATS[wanted.format], filename=wanted.filename
+    )
 
 
 @endpoints.delete("/logs")

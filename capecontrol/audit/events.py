@@ -75,5 +75,10 @@ AI_RESPONSE_GENERATED = _event(
 )
 AI_RESPONSE_FAILED = _event("ai_response_failed", "ai_service", "message_id", "provider", "reason", level="error")
 
+# Something leaves as a file: announced before its first byte, and told again at its end. `events` is how many there
+# are to be, counted only so far, and then how many there were.
+DATA_EXPORT = _event("data_export", "data", "what", "export_id", "format", "filters", "events", level="warning")
+DATA_EXPORT_ENDED = _event("data_export_ended", "data", "export_id", "format", "events", "bytes")
+
 # Filling a database for show.
 DEMO_FILLED = _event("demo_filled", "system", "people", "conversations")

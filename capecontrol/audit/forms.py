@@ -4,13 +4,14 @@ from collections.abc import Collection
 from datetime import date
 from typing import Any
 
-from wtforms import DateField, Form, SelectField, StringField
+from wtforms import DateField, Form, RadioField, SelectField, StringField
 from wtforms.validators import Optional, ValidationError
 
 from capecontrol.web.text_rules import one_line
 
 LONGEST_PERSON = 320
 OUTCOMES = {"": "Any outcome", "success": "Done", "refused": "Refused"}
+FORMATS = {"csv": "CSV", "ndjson": "NDJSON", "json": "JSON"}
 
 
 def _strip(value: str | None) -> str:
@@ -67,3 +68,14 @@ class FilterForm(Form):
         """Refuse a span that ends before it begins."""
         if field.data and self.after.data and field.data < self.after.data:
             raise ValidationError("This day is before the first one.")
+
+
+class ExportForm(FilterForm):
+    """Which events to export, by the same filters, and as what."""
+
+    format = RadioField("Format", choices=FORMATS, default="csv", validate_choice=False)
+
+    def validate_format(self, field: RadioField) -> None:
+        """Take one of the three."""
+        if field.data not in FORMATS:
+            raise ValidationError("Choose CSV, NDJSON or JSON.")

@@ -1,7 +1,7 @@
 """The JSON of the record: what may be asked (contract A1) and how an event is told."""
 
 from datetime import UTC, date, datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, WithJsonSchema
 
@@ -54,6 +54,19 @@ class LogsQuery(BaseModel):
     )
     limit: int = Field(default=50, ge=1, le=MOST_LOGS)
     cursor: str | None = Field(default=None, max_length=200, description="`next` of the page before.")
+
+
+class ExportQuery(BaseModel):
+    """Which events to export and as what; all the filters together."""
+
+    format: Literal["ndjson", "csv", "json"] = Field(default="ndjson", description="What the file is.")
+    start_date: MomentOrDay | None = Field(default=None, description="From this day or moment on.")
+    end_date: MomentOrDay | None = Field(default=None, description="Until this day or moment, itself included.")
+    event_type: Line | None = Field(default=None, max_length=100, description="Exactly this event.")
+    user_id: Line | None = Field(default=None, max_length=320, description="An account's id, or an e-mail address.")
+    success_only: bool | None = Field(
+        default=None, description="true: what was done; false: what was refused; absent: both."
+    )
 
 
 class LogRow(BaseModel):

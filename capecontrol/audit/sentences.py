@@ -196,6 +196,19 @@ def _response_failed(_happening: Happening, voice: _Voice) -> str:
     return f"The assistant could not answer {voice.object}"
 
 
+def _export(happening: Happening, voice: _Voice) -> str:
+    what = "the audit log" if happening.details.get("what") == "audit log" else "data"
+    return f"{voice.name} exported {what}" if happening.success else f"{voice.name} could not export {what}"
+
+
+def _export_ended(happening: Happening, voice: _Voice) -> str:
+    count = _count(happening.details.get("events"))
+    events = "" if count is None else f" of {count:,} event{'' if count == 1 else 's'}"
+    if happening.success:
+        return f"The export{events} by {voice.object} was sent whole"
+    return f"The export by {voice.object} broke off" + (f" after {count:,} events" if count else "")
+
+
 def _demo_filled(happening: Happening, _voice: _Voice) -> str:
     people, conversations = (_text(happening.details.get(name)) or "some" for name in ("people", "conversations"))
     return f"The database was filled with {people} invented people and {conversations} conversations"
@@ -223,6 +236,8 @@ _OTHERS: dict[str, Callable[[Happening, _Voice], str]] = {
     "ai_prompt_refused": _prompt_refused,
     "ai_response_generated": _response_generated,
     "ai_response_failed": _response_failed,
+    "data_export": _export,
+    "data_export_ended": _export_ended,
     "email_checks": _email_checks,
     "demo_filled": _demo_filled,
 }

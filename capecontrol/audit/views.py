@@ -3,14 +3,15 @@
 from typing import Any
 from uuid import UUID
 
-from flask import Blueprint, render_template, request, url_for
+from flask import Blueprint, Response, current_app, render_template, request, url_for
 
+from capecontrol.audit import export as exporting
 from capecontrol.audit import queries
-from capecontrol.audit.forms import FilterForm
+from capecontrol.audit.forms import ExportForm, FilterForm
 from capecontrol.audit.queries import Filters, Page
 from capecontrol.auth.identity import admin_required, login_required, signed_in
 from capecontrol.errors import Invalid
-from capecontrol.web import pagination
+from capecontrol.web import pagination, streams
 from capecontrol.web.pagination import Position
 
 pages = Blueprint("audit", __name__)
@@ -36,6 +37,37 @@ def search() -> str | tuple[str, int]:
     return _search_page(form, event_types, page)
 
 
+@pages.get("/audit/export")
+@admin_required
+def export() -> str:
+    """Show what can be exported; filters in the address are filled in."""
+    event_types = queries.list_event_types()
+    return _export_page(ExportForm(request.args or None, event_types=event_types), event_types)
+
+
+@pages.post("/audit/export")
+@admin_required
+def download() -> Response | tuple[str, int]:
+    """Send the record as a file."""
+    event_types = queries.list_event_types()
+    form = ExportForm(request.form, event_types=event_types)
+    if not form.validate():
+        return _export_page(form, event_types), 422
+    wanted = exporting.Wanted.of(
+        form.format.data,
+        start=form.after.data,
+        end=form.before.data,
+        event=form.event.data or None,
+        person=form.person.data or None,
+        success={"success": True, "refused": False}.get(form.outcome.data or ""),
+    )
+    app = current_app._get_current_object()  # type: ignore[attr-defined]
+    begun = exporting.begin(wanted, actor=signed_in(), scope=app.app_context, give_back=streams.take_file_place())
+    return streams.attachment(
+        begun.chunks(), close=begun.close, content_type=exporting.FORMATS[wanted.format], filename=wanted.filename
+    )
+
+
 @pages.get("/audit/<uuid:event_id>")
 @admin_required
 def show(event_id: UUID) -> str:
@@ -52,14 +84,19 @@ def activity() -> str:
 
 
 def _search_page(form: FilterForm, event_types: list[str], page: Page) -> str:
-    kept = {name: request.args.get(name) for name in form.data if request.args.get(name)}
+    kept: dict[str, Any] = {name: request.args.get(name) for name in form.data if request.args.get(name)}
     return render_template(
         "audit/search.html",
         events=page.events,
         filters=form,
         event_types=event_types,
+        export=url_for("audit.export", **kept),
         **_links("audit.search", page, kept),
     )
+
+
+def _export_page(form: ExportForm, event_types: list[str]) -> str:
+    return render_template("audit/export.html", filters=form, event_types=event_types)
 
 
 def _links(endpoint: str, page: Page, kept: dict[str, Any]) -> dict[str, str | None]:

@@ -101,6 +101,7 @@ def test_the_contract_is_in_it(described: dict[str, Any]) -> None:
         ("GET", "/api/audit/logs"),
         ("GET", "/api/audit/logs/{reference}"),
         ("GET", "/api/audit/event-types"),
+        ("GET", "/api/audit/export"),
         ("DELETE", "/api/audit/logs"),
         ("GET", "/api/health"),
         ("GET", "/api/health/"),
