@@ -9,7 +9,7 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 from capecontrol import config, database, each_second
 from capecontrol.audit import api as audit_api
 from capecontrol.audit import cli as audit_cli
-from capecontrol.audit import recorder
+from capecontrol.audit import delivery, recorder
 from capecontrol.audit import views as audit_views
 from capecontrol.auth import api as auth_api
 from capecontrol.auth import availability, identity, passwords, waiting_room
@@ -103,6 +103,7 @@ def create_app(settings: config.Settings | None = None) -> Flask:
     database.init_app(app, settings)
     migrate.init_app(app, db, directory=str(config.ROOT / "migrations"))
     recorder.install(db.session)
+    delivery.configure(settings)
     csrf.init_app(app)
     identity.init_app(app, settings)
     rate_limits.init_app(app)

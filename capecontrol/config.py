@@ -87,6 +87,22 @@ class Settings(BaseSettings):
         description="`open`: a registration is an account at once and a taken address is said to be taken.",
     )
     ratelimit_enabled: bool = Field(default=True, description="`0` switches rate limits off, for load tests.")
+    audit_stream_url: str = Field(
+        default="",
+        description="Where audit events are sent as they are stored, by POST as NDJSON in the OCSF schema; https, or "
+        "this machine.",
+    )
+    audit_stream_token: SecretStr = Field(
+        default=SecretStr(""), description="Sent to `AUDIT_STREAM_URL` as its bearer token."
+    )
+    audit_syslog_address: str = Field(
+        default="",
+        description="Where audit events are sent as syslog over TLS (RFC 5425), such as `logs.example.com:6514`.",
+    )
+    audit_syslog_ca: str = Field(
+        default="",
+        description="File with the certificates that `AUDIT_SYSLOG_ADDRESS` is trusted by. Default: the system's.",
+    )
     metrics_token: SecretStr = Field(
         default=SecretStr(""), description="Opens `/metrics` (404 without one) and the details of `/readyz`."
     )
@@ -118,6 +134,30 @@ class Settings(BaseSettings):
         if value and (parts.scheme not in ("http", "https") or not parts.hostname or any(extras)):
             raise ValueError("must look like https://app.example.com, without a path")
         return f"{parts.scheme}://{parts.netloc}" if value else ""
+
+    @field_validator("audit_stream_url")
+    @classmethod
+    def _stream_is_private(cls, value: str) -> str:
+        parts = urlsplit(value)
+        is_here = parts.scheme == "http" and parts.hostname in ("localhost", "127.0.0.1", "::1")
+        if value and (not parts.hostname or (parts.scheme != "https" and not is_here) or parts.username):
+            raise ValueError("must begin with https://, without a name or password in it; http:// only to this machine")
+        return value
+
+    @field_validator("audit_syslog_address")
+    @classmethod
+    def _syslog_has_a_port(cls, value: str) -> str:
+        host, _, port = value.rpartition(":")
+        if value and (not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536):
+            raise ValueError("must be a host and a port, such as logs.example.com:6514")
+        return value
+
+    @field_validator("audit_syslog_ca")
+    @classmethod
+    def _syslog_ca_is_a_file(cls, value: str) -> str:
+        if value and not Path(value).is_file():
+            raise ValueError("must name a file that is there")
+        return value
 
     @field_validator("account_privacy", mode="before")
     @classmethod

@@ -1,16 +1,40 @@
-"""The audit log's rows, and the one row that names this installation."""
+"""The audit log's rows, how far other systems have received them, and the one row that names this installation."""
 
+from collections.abc import Callable
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import BigInteger, DateTime, ForeignKey, Identity, Index, Text, text
+from sqlalchemy import BigInteger, DateTime, Dialect, ForeignKey, Identity, Index, Text, text
 from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql.base import ischema_names
 from sqlalchemy.orm import Mapped, mapped_column, relationship
+from sqlalchemy.types import UserDefinedType
 
 from capecontrol.extensions import db
 
 if TYPE_CHECKING:
     from capecontrol.auth.models import User
+
+
+class Xid8(UserDefinedType[int]):
+    """PostgreSQL's 64-bit number of a transaction, which never comes round again within a cluster."""
+
+    cache_ok = True
+
+    def get_col_spec(self, **_: Any) -> str:
+        """Return the type's name in SQL."""
+        return "xid8"
+
+    def bind_processor(self, dialect: Dialect) -> Callable[[int | None], str | None]:  # noqa: ARG002 -- the interface
+        """Return what turns a number into the text PostgreSQL casts; it has no cast from numbers."""
+        return lambda value: None if value is None else str(value)
+
+    def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[str | None], int | None]:  # noqa: ARG002
+        """Return what turns the driver's text into a number."""
+        return lambda value: None if value is None else int(value)
+
+
+ischema_names["xid8"] = Xid8  # so that a database read back knows it too
 
 
 class AuditLog(db.Model):  # type: ignore[name-defined]
@@ -28,6 +52,7 @@ class AuditLog(db.Model):  # type: ignore[name-defined]
         # People type addresses in any case, so they are found in lower case.
         Index("ix_audit_logs_email", text("lower(user_email)"), "created_at", "event_id"),
         Index("ix_audit_logs_refused", "created_at", "event_id", postgresql_where=text("NOT success")),
+        Index(None, "stored_xid", "id"),
     )
 
     id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
@@ -55,6 +80,7 @@ class AuditLog(db.Model):  # type: ignore[name-defined]
     risk_score: Mapped[int | None]
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
     recorded_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=text("clock_timestamp()"))
+    stored_xid: Mapped[int] = mapped_column(Xid8, server_default=text("pg_current_xact_id()"))
 
     user: Mapped["User | None"] = relationship("User")
 
@@ -66,3 +92,28 @@ class Installation(db.Model):  # type: ignore[name-defined]
 
     id: Mapped[str] = mapped_column(Text, primary_key=True)
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=text("now()"))
+
+
+class AuditDelivery(db.Model):  # type: ignore[name-defined]
+    """How far one receiver has come, how its delivery goes, and who is at it; see audit/delivery.py."""
+
+    __tablename__ = "audit_deliveries"
+
+    name: Mapped[str] = mapped_column(Text, primary_key=True)
+    destination: Mapped[str] = mapped_column(Text)
+    cluster: Mapped[str | None] = mapped_column(Text)
+    position_xid: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
+    position_id: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
+    inherited_to: Mapped[int | None] = mapped_column(BigInteger)
+    floor_id: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
+    delivered: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
+    last_event_id: Mapped[str | None] = mapped_column(Text)
+    last_event_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    last_delivered_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    failures: Mapped[int] = mapped_column(server_default=text("0"))
+    failed_total: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
+    failed_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    last_error: Mapped[str | None] = mapped_column(Text)
+    retry_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    lease: Mapped[str | None] = mapped_column(Text)
+    leased_until: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))

@@ -282,6 +282,7 @@ def _detail(row: Row[Any], tell: Tell) -> EventDetail:
     fields = row._asdict()
     name = fields.pop("full_name")
     actor = fields.pop("actor_ref")
+    fields.pop("stored_xid")
     details = row.event_metadata if isinstance(row.event_metadata, dict) else {}
     is_unproven = actor is None and not row.success  # somebody gave this address; it names nobody
     happening = Happening(

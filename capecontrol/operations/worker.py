@@ -20,6 +20,7 @@ from procrastinate.worker import Worker
 from psycopg_pool import PoolTimeout
 from sqlalchemy.exc import SQLAlchemyError
 
+from capecontrol.audit import tasks as audit_tasks
 from capecontrol.config import Settings, libpq_url
 from capecontrol.conversations import tasks as conversation_tasks
 from capecontrol.conversations.replies import order_lost_replies
@@ -41,7 +42,7 @@ SWEEP_EVERY_SECONDS = 15.0
 FIRST_PAUSE_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 15.0
 
-TASKS = (conversation_tasks, housekeeping_tasks)
+TASKS = (audit_tasks, conversation_tasks, housekeeping_tasks)
 """Importing a module of tasks is what makes the queue know them."""
 
 _LOST = (ConnectorException, SQLAlchemyError, psycopg.Error, PoolTimeout, OSError)

@@ -279,6 +279,7 @@ def _is_complete(app: Flask, reply_id: str) -> bool:
 def test_every_round_of_housekeeping_runs() -> None:
     periodic = {task.name for task in (each.task for each in jobs.periodic_registry.periodic_tasks.values())}
     assert periodic == {
+        "audit.deliver",
         "operations.retry_stalled",
         "operations.order_lost",
         "operations.forget",
