@@ -9,6 +9,7 @@ import click
 from flask import Flask
 from flask.cli import AppGroup
 
+from capecontrol.audit import delivery
 from capecontrol.audit import export as exporting
 from capecontrol.audit.schemas import ExportQuery
 from capecontrol.errors import DomainError
@@ -54,6 +55,21 @@ def export(file_format: exporting.Format, start: str | None, end: str | None, ou
     finally:
         begun.close()
     click.echo(f"{begun.events} events, {begun.bytes} bytes.", err=True)
+
+
+@audit.command("deliver")
+def deliver() -> None:
+    """Deliver now what waits for other systems, and say how far each of them is."""
+    if not delivery.receivers():
+        raise click.ClickException("There is no receiver: set AUDIT_STREAM_URL or AUDIT_SYSLOG_ADDRESS.")
+    for receiver in delivery.receivers():
+        while delivery.deliver(receiver, is_patient=False):
+            pass
+    states = [state for state in delivery.delivery_states() if state.is_configured]
+    for state in states:
+        error = f", failing: {state.last_error}" if state.last_error else ""
+        click.echo(f"{state.name} ({state.destination}): {state.delivered} delivered, {state.waiting} waiting{error}")
+    sys.exit(1 if any(state.last_error for state in states) else 0)
 
 
 def _write(begun: exporting.Export, file: IO[bytes]) -> None:

@@ -121,12 +121,15 @@ def deliver_all() -> int:
     return sum(deliver(receiver) for receiver in list(_receivers))
 
 
-def deliver(receiver: Receiver, *, seconds: float = ROUND_SECONDS, batch_size: int = BATCH) -> int:
+def deliver(
+    receiver: Receiver, *, seconds: float = ROUND_SECONDS, batch_size: int = BATCH, is_patient: bool = True
+) -> int:
     """Deliver what waits for one receiver and return how many events it took.
 
-    Returns 0 at once while another process delivers to it, or while it is left in peace after a failure.
+    Returns 0 at once while another process delivers to it, or, when `is_patient`, while it is left in peace after a
+    failure.
     """
-    lease = _take_lease(receiver)
+    lease = _take_lease(receiver, is_patient=is_patient)
     if lease is None:
         return 0
     ends_at = clock.monotonic() + seconds
@@ -195,7 +198,7 @@ class DeliveryCollector(Collector):
         yield from (delivered, failed, lag)
 
 
-def _take_lease(receiver: Receiver) -> Lease | None:
+def _take_lease(receiver: Receiver, *, is_patient: bool) -> Lease | None:
     token = ids.new_id()
     with short_transaction(None) as connection:
         connection.execute(
@@ -204,7 +207,7 @@ def _take_lease(receiver: Receiver) -> Lease | None:
             .on_conflict_do_nothing(index_elements=["name"])
         )
         is_free = (_deliveries.c.leased_until.is_(None)) | (_deliveries.c.leased_until < func.now())
-        is_due = (_deliveries.c.retry_at.is_(None)) | (_deliveries.c.retry_at <= func.now())
+        is_due = (_deliveries.c.retry_at.is_(None)) | (_deliveries.c.retry_at <= func.now()) | (not is_patient)
         taken = connection.execute(
             update(_deliveries)
             .where(_deliveries.c.name == receiver.name, is_free, is_due)

@@ -3,6 +3,8 @@
 import json
 import re
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -34,7 +36,7 @@ from tests.audit.receiving import (
 )
 from tests.audit.recorded import make_event
 from tests.conftest import dispose, settings_for
-from tests.live_server import free_port
+from tests.live_server import REPOSITORY, environment_of_processes, free_port
 from tests.people import PASSWORD
 
 TOKEN = "token-of-the-receiver"
@@ -574,6 +576,33 @@ def test_a_receiver_that_can_be_right_is_taken(value: str) -> None:
 
 
 # As it runs
+
+
+def test_the_command_delivers_at_once_and_says_how_it_went(committed_app: Flask, stored: Session) -> None:
+    url = committed_app.config["SETTINGS"].database_url
+    sent = events(stored, 3)
+
+    def run(**settings: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "flask", "--app", "wsgi", "audit", "deliver"],
+            cwd=REPOSITORY,
+            env=environment_of_processes(url, **settings),
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    port = free_port()
+    failed = run(AUDIT_STREAM_URL=f"http://127.0.0.1:{port}/")
+    assert failed.returncode == 1
+    assert "0 delivered, 3 waiting, failing: Connection refused" in failed.stdout
+    with http_endpoint(port=port) as endpoint:
+        done = run(AUDIT_STREAM_URL=f"http://127.0.0.1:{port}/")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "3 delivered, 0 waiting" in done.stdout
+    assert endpoint.received.ids == sent
+    assert "There is no receiver" in run().stderr
 
 
 def test_the_worker_delivers_what_people_do(start_server: Callable[..., Any]) -> None:
