@@ -18,6 +18,7 @@ from capecontrol.conversations import api as conversations_api
 from capecontrol.conversations import views as conversations_views
 from capecontrol.extensions import csrf, db, migrate
 from capecontrol.help import views as help_views
+from capecontrol.mail import smtp
 from capecontrol.operations import cli as operations_cli
 from capecontrol.operations import health, metrics
 from capecontrol.web import (
@@ -100,6 +101,7 @@ def create_app(settings: config.Settings | None = None) -> Flask:
     database.init_app(app, settings)
     migrate.init_app(app, db, directory=str(config.ROOT / "migrations"))
     recorder.install(db.session)
+    smtp.init_app(app, settings)
     csrf.init_app(app)
     identity.init_app(app, settings)
     rate_limits.init_app(app)

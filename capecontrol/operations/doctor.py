@@ -31,8 +31,9 @@ _FOREIGN_KEYS = text(
 _DELETE_RULES = {"CASCADE": "c", "SET NULL": "n", "RESTRICT": "r", "SET DEFAULT": "d", None: "a", "NO ACTION": "a"}
 _ROOM = text("SELECT current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int")
 
-# What a release goes on without: there is no worker yet on a first deploy, and the record never stops the product.
-_RELEASE_FORGIVES = ("audit", "queue", "worker")
+# What a release goes on without: there is no worker yet on a first deploy, and neither the record nor a mail server
+# stops the product.
+_RELEASE_FORGIVES = ("audit", "queue", "worker", "mail")
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from functools import cache
 from typing import Literal
 
 from alembic.script import ScriptDirectory
+from flask import current_app
 from sqlalchemy import Connection, insert, select, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -16,7 +17,7 @@ from sqlalchemy.orm import configure_mappers
 from capecontrol import clock, ids
 from capecontrol.audit import recorder
 from capecontrol.audit.models import AuditLog
-from capecontrol.config import ROOT
+from capecontrol.config import ROOT, Settings
 from capecontrol.database import short_transaction
 from capecontrol.extensions import Base, db
 
@@ -35,6 +36,12 @@ _NEXT_JOB = text(
     "LEFT JOIN procrastinate_events AS deferred ON deferred.job_id = job.id AND deferred.type = 'deferred' "
     "WHERE job.status = 'todo' AND (job.scheduled_at IS NULL OR job.scheduled_at <= now()) "
     "ORDER BY job.priority DESC, job.id LIMIT 1"
+)
+_STUCK_MAILS = text(
+    "SELECT count(*) FILTER (WHERE state = 'waiting' AND attempts > 0) AS stuck, "
+    "max(last_trouble) FILTER (WHERE state = 'waiting') AS trouble, "
+    "count(*) FILTER (WHERE state = 'given_up' AND ended_at > now() - interval '1 day') AS given_up "
+    "FROM outgoing_mails WHERE state IN ('waiting', 'given_up')"
 )
 _LAST_REPORT = text("SELECT extract(epoch FROM now() - max(last_heartbeat)) FROM procrastinate_workers")
 
@@ -220,12 +227,31 @@ def _worker(connection: Connection) -> Part:
     return Part("worker", "ok", f"The worker reported {round(silent)} s ago.")
 
 
+def _mail(connection: Connection) -> Part:
+    """Tell by the mails themselves, so that asking never waits for a mail server."""
+    found = connection.execute(_STUCK_MAILS).one()
+    if found.stuck:
+        return Part(
+            "mail",
+            "degraded",
+            f"{found.stuck} mails wait because the mail server did not take them ({found.trouble}); they are tried "
+            "again for a day: check SMTP_URL and the server.",
+        )
+    if found.given_up:
+        return Part("mail", "degraded", f"{found.given_up} mails could not be sent within a day and were given up.")
+    settings: Settings = current_app.config["SETTINGS"]
+    if settings.mail_server is None:
+        return Part("mail", "ok", "No mail server is set, so mails stay in the outbox; SMTP_URL names one.")
+    return Part("mail", "ok", "The mail server takes what there is to send.")
+
+
 _PROBES: dict[str, Callable[[Connection], Part]] = {
     "migrations": _migrations,
     "mapping": _mapping,
     "audit": _audit,
     "queue": _queue,
     "worker": _worker,
+    "mail": _mail,
 }
 _WHEN_UNREADABLE: dict[str, State] = {"migrations": "down"}
 

@@ -9,6 +9,7 @@ from capecontrol.auth.registration import forget_old_keys
 from capecontrol.auth.waiting_room import forget_old_tickets
 from capecontrol.conversations.replies import order_lost_replies
 from capecontrol.extensions import jobs
+from capecontrol.mail.outgoing import forget_old_mails, order_lost_mails
 from capecontrol.operations.stalled_jobs import retry_stalled_jobs
 from capecontrol.web.rate_limits import forget_expired
 
@@ -26,17 +27,20 @@ async def retry_stalled(context: JobContext, timestamp: int) -> None:  # noqa: A
 @jobs.periodic(cron="* * * * *")
 @jobs.task(name="operations.order_lost", queue=HOUSEKEEPING)
 def order_lost(timestamp: int) -> None:  # noqa: ARG001 -- the round's, which the queue passes
-    """Order again the replies that nobody is going to make."""
+    """Order again the replies that nobody is going to make, and the mails that nobody is going to send."""
     order_lost_replies()
+    order_lost_mails()
 
 
 @jobs.periodic(cron="*/10 * * * *")
 @jobs.task(name="operations.forget", queue=HOUSEKEEPING)
 def forget(timestamp: int) -> None:  # noqa: ARG001 -- the round's, which the queue passes
-    """Delete the rate limits' counters, the registrations' keys and the waiting room's tickets that are over."""
+    """Delete the rate limits' counters, the registrations' keys, the waiting room's tickets and the mails that are
+    over."""
     forget_expired()
     forget_old_keys()
     forget_old_tickets()
+    forget_old_mails()
 
 
 @jobs.periodic(cron="17 3 * * *")

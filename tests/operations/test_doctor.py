@@ -70,6 +70,13 @@ def test_every_line_is_a_sentence_and_the_arithmetic_is_printed(patient: Flask) 
     [
         ("worker", ["DELETE FROM procrastinate_workers"]),
         ("audit", ["ALTER TABLE audit_logs ADD CONSTRAINT never CHECK (success IS NULL)"]),
+        (
+            "mail",
+            [
+                "INSERT INTO outgoing_mails (id, letter, recipient, state, attempts, created_at, ended_at) "
+                "VALUES ('1', 'alerts', 'ayanda@example.com', 'given_up', 52, now(), now())"
+            ],
+        ),
     ],
 )
 def test_a_release_is_only_warned_of_what_may_still_come(patient: Flask, check: str, breakage: list[str]) -> None:
