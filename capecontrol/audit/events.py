@@ -57,6 +57,10 @@ EMAIL_CHECKS = _event("email_checks", "security", "checked", "taken", "refused")
 PROFILE_UPDATED = _event("profile_updated", "profile", "fields")
 ROLE_CHANGED = _event("role_changed", "admin", "old", "new", level="warning")
 
+# The record itself. `audit_degraded` comes with the first event that could be written again.
+AUDIT_DEGRADED = _event("audit_degraded", "system", "reason", "swallowed", "seconds", level="error")
+ALERT_ACKNOWLEDGED = _event("alert_acknowledged", "security", "alert")
+
 # Refusals that no service sees.
 ACCESS_DENIED = _event("access_denied", "authorization", "wanted", level="warning")
 RATE_LIMIT_EXCEEDED = _event("rate_limit_exceeded", "security", "limit", level="warning")

@@ -3,10 +3,11 @@
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import BigInteger, DateTime, ForeignKey, Identity, Index, Text, text
+from sqlalchemy import ARRAY, BigInteger, CheckConstraint, DateTime, ForeignKey, Identity, Index, Text, text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
+from capecontrol import ids
 from capecontrol.extensions import db
 
 if TYPE_CHECKING:
@@ -66,3 +67,55 @@ class Installation(db.Model):  # type: ignore[name-defined]
 
     id: Mapped[str] = mapped_column(Text, primary_key=True)
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=text("now()"))
+
+
+class AuditAlert(db.Model):  # type: ignore[name-defined]
+    """Something in the record that needs somebody: one row from its opening until it is quiet again.
+
+    `subject` is what it is about, as the rule counts it; `label` is how people know it. `user_id` is the account
+    concerned, with which the alert is erased.
+    """
+
+    __tablename__ = "audit_alerts"
+    __table_args__ = (
+        Index(
+            "uq_audit_alerts_open",
+            "kind",
+            "subject",
+            unique=True,
+            postgresql_where=text("quiet_at IS NULL"),
+        ),
+        Index(None, "last_at"),
+        Index(None, "user_id"),
+    )
+
+    id: Mapped[str] = mapped_column(Text, primary_key=True, default=ids.new_id)
+    kind: Mapped[str] = mapped_column(Text)
+    subject: Mapped[str] = mapped_column(Text)
+    label: Mapped[str] = mapped_column(Text)
+    user_id: Mapped[str | None] = mapped_column(Text, ForeignKey("users_v2.id", ondelete="CASCADE"))
+    details: Mapped[dict[str, Any]] = mapped_column(JSONB, server_default=text("'{}'::jsonb"))
+    count: Mapped[int]
+    first_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
+    last_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
+    opened_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
+    quiet_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    acknowledged_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    acknowledged_by: Mapped[str | None] = mapped_column(Text, ForeignKey("users_v2.id", ondelete="SET NULL"))
+
+
+class AuditAlertCursor(db.Model):  # type: ignore[name-defined]
+    """How far the rules have read the record; one row.
+
+    Every number up to `settled_id` is read and can have no late comer. Above it, `done_ids` are the rows that were
+    read already. `seen_id` was the highest number at `seen_at`.
+    """
+
+    __tablename__ = "audit_alert_cursor"
+    __table_args__ = (CheckConstraint("id = 1", name="one_row"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    settled_id: Mapped[int] = mapped_column(BigInteger)
+    seen_id: Mapped[int] = mapped_column(BigInteger)
+    seen_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
+    done_ids: Mapped[list[int]] = mapped_column(ARRAY(BigInteger))

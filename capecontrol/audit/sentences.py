@@ -76,6 +76,7 @@ def _plain(happening: Happening, voice: _Voice) -> str:
 _ACTS: dict[str, tuple[str, str]] = {
     "user_logout": ("signed out", "sign out"),
     "session_ended": ("ended a session on one device", "end a session on one device"),
+    "alert_acknowledged": ("acknowledged an alert", "acknowledge an alert"),
     "profile_updated": ("changed {their} profile", "change {their} profile"),
     "conversation_started": ("started a conversation", "start a conversation"),
     "conversation_renamed": ("renamed a conversation", "rename a conversation"),
@@ -104,6 +105,11 @@ _ROLES = {"admin": "an administrator", "client": "a client", "developer": "a dev
 _PLACES = {
     "audit.search": "the audit log",
     "audit.show": "an event of the audit log",
+    "operations_pages.show": "the operations page",
+    "operations_pages.acknowledge": "the operations page",
+    "operations_pages.outbox": "the outbox",
+    "operations_pages.show_kept": "a mail of the outbox",
+    "operations_pages.show_kept_html": "a mail of the outbox",
     "conversation": "somebody else's conversation",
 }
 _LIMITS = {
@@ -211,6 +217,14 @@ def _email_checks(happening: Happening, _voice: _Voice) -> str:
     return told
 
 
+def _audit_degraded(happening: Happening, _voice: _Voice) -> str:
+    swallowed, seconds = (_count(happening.details.get(name)) for name in ("swallowed", "seconds"))
+    told = "The audit log could not be written"
+    if seconds:
+        told += f" for {seconds:,} seconds"
+    return f"{told}, and {swallowed:,} events waited" if swallowed else told
+
+
 _OTHERS: dict[str, Callable[[Happening, _Voice], str]] = {
     "user_registration": _registration,
     "user_registration_failed": _registration_failed,
@@ -224,6 +238,7 @@ _OTHERS: dict[str, Callable[[Happening, _Voice], str]] = {
     "ai_response_generated": _response_generated,
     "ai_response_failed": _response_failed,
     "email_checks": _email_checks,
+    "audit_degraded": _audit_degraded,
     "demo_filled": _demo_filled,
 }
 

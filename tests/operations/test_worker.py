@@ -281,6 +281,7 @@ def test_every_round_of_housekeeping_runs() -> None:
     assert periodic == {
         "operations.retry_stalled",
         "operations.order_lost",
+        "operations.watch_record",
         "operations.forget",
         "operations.forget_jobs",
     }
