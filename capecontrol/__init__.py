@@ -21,6 +21,7 @@ from capecontrol.help import views as help_views
 from capecontrol.mail import smtp
 from capecontrol.operations import cli as operations_cli
 from capecontrol.operations import health, metrics
+from capecontrol.operations import views as operations_views
 from capecontrol.web import (
     deadlines,
     error_handlers,
@@ -34,7 +35,14 @@ from capecontrol.web import (
     template_filters,
 )
 
-_PAGES = (landing.pages, auth_views.pages, conversations_views.pages, audit_views.pages, help_views.pages)
+_PAGES = (
+    landing.pages,
+    auth_views.pages,
+    conversations_views.pages,
+    audit_views.pages,
+    operations_views.pages,
+    help_views.pages,
+)
 _ENDPOINTS = (
     auth_api.endpoints,
     conversations_api.endpoints,

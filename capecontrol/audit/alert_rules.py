@@ -178,6 +178,8 @@ def sentence(kind: str, label: str, count: int, details: dict[str, Any]) -> str:
             return f"{label} tried {times} to open somebody else's conversation and was refused"
         return f"{label} read somebody else's conversation {times}"
     if kind == AUDIT_DEGRADED.kind:
+        if told := details.get("told"):
+            return str(told).rstrip(".")
         reason = details.get("reason")
         return "Events could not be written to the audit log" + (f" ({reason})" if reason else "")
     return f"{label} signed in from a new device"

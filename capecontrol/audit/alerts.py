@@ -122,13 +122,13 @@ def order_mails(opened: Iterable[AuditAlert]) -> None:
         outgoing.order(letters.ALERTS, to=person.email, fields=fields, user_id=person.id)
 
 
-def report_degraded(reason: str) -> None:
+def report_degraded(told: str) -> None:
     """Open or count the alert that the record cannot be written now; for whoever looks at it from outside.
 
-    The record itself can say so only afterwards.
+    `told` is a sentence for administrators. The record itself can say so only afterwards.
     """
     rule = alert_rules.AUDIT_DEGRADED
-    sign = Sign(rule, "audit", "the audit log", clock.now(), "", details={"reason": reason})
+    sign = Sign(rule, "audit", "the audit log", clock.now(), "", details={"told": told})
     alert = None if count_on(sign, [sign]) else open_alert([sign])
     if alert is not None:
         order_mails([alert])

@@ -248,6 +248,11 @@ def leave(ticket: str) -> None:
     db.session.commit()
 
 
+def count_waiting() -> int:
+    """Return how many people wait for their turn, as it was at most a quarter of a second ago."""
+    return _current().waiting
+
+
 def forget_old_tickets() -> int:
     """Delete tickets that ended, or were drawn, more than an hour ago; return how many."""
     gone = db.session.execute(

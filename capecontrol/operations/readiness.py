@@ -119,7 +119,7 @@ def _parts() -> Iterator[Part]:
     except PoolTimeout:
         yield Part("database", "degraded", "The connection for probes was in use for a second; look again.")
     except SQLAlchemyError as error:
-        yield Part("database", "down", f"The database does not answer ({_state(error)}); check DATABASE_URL and it.")
+        yield Part("database", "down", f"The database does not answer ({state_of(error)}); check DATABASE_URL and it.")
 
 
 def _looked_at(name: str, probe: Callable[[Connection], Part], connection: Connection) -> Part:
@@ -130,7 +130,7 @@ def _looked_at(name: str, probe: Callable[[Connection], Part], connection: Conne
     except DBAPIError as error:
         if error.connection_invalidated or connection.invalidated:
             raise
-        return Part(name, _WHEN_UNREADABLE.get(name, "degraded"), f"Its tables could not be read ({_state(error)}).")
+        return Part(name, _WHEN_UNREADABLE.get(name, "degraded"), f"Its tables could not be read ({state_of(error)}).")
     finally:
         if not connection.invalidated and savepoint.is_active:
             savepoint.rollback()
@@ -167,12 +167,12 @@ def _mapping(connection: Connection) -> Part:
         try:
             connection.execute(select(*mapper.local_table.columns).limit(0))
         except DBAPIError as error:
-            if _state(error) not in _MISSING:
+            if state_of(error) not in _MISSING:
                 raise
             return Part(
                 "mapping",
                 "down",
-                f"The table {mapper.local_table} is not as the models need it ({_state(error)}): "
+                f"The table {mapper.local_table} is not as the models need it ({state_of(error)}): "
                 "run `flask --app wsgi doctor`.",
             )
     return Part("mapping", "ok", "The models fit together and fit the tables.")
@@ -198,7 +198,7 @@ def _audit(connection: Connection) -> Part:
         return Part(
             "audit",
             "degraded",
-            f"Events cannot be written ({_state(error)}); they go to stderr as AUDIT_SPILL lines: keep those.",
+            f"Events cannot be written ({state_of(error)}); they go to stderr as AUDIT_SPILL lines: keep those.",
         )
     if recorder.health.is_degraded:
         return Part(
@@ -266,6 +266,6 @@ def _listed(revisions: set[str] | frozenset[str]) -> str:
     return ", ".join(sorted(revisions))
 
 
-def _state(error: SQLAlchemyError) -> str:
+def state_of(error: SQLAlchemyError) -> str:
     """Return the SQLSTATE, or the kind of error; never the driver's text, which may hold an address."""
     return getattr(getattr(error, "orig", None), "pgcode", None) or type(error).__name__
