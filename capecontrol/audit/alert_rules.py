@@ -94,7 +94,7 @@ STAFF_READS = Rule(
 AUDIT_DEGRADED = Rule(
     "audit_degraded",
     "The audit log could not be written",
-    "Nothing is lost: the events wait and are put back. The part named audit, on the operations page, says how it is.",
+    "Nothing is lost: the events wait and are put back. Operations says, under Parts, how it is by now.",
 )
 
 RULES = {rule.kind: rule for rule in (BRUTE_FORCE, MANY_ACCOUNTS, NEW_DEVICE, STAFF_READS, AUDIT_DEGRADED)}
