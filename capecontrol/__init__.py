@@ -1,5 +1,6 @@
 """Cape Control: accounts in seconds, conversations that are never lost, a record that can be trusted."""
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +10,7 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 from capecontrol import config, database, each_second
 from capecontrol.audit import api as audit_api
 from capecontrol.audit import cli as audit_cli
-from capecontrol.audit import recorder, replay, spool
+from capecontrol.audit import delivery, recorder, replay, retention, signing, spool
 from capecontrol.audit import views as audit_views
 from capecontrol.auth import api as auth_api
 from capecontrol.auth import availability, identity, passwords, turned_away, waiting_room
@@ -19,8 +20,10 @@ from capecontrol.conversations import api as conversations_api
 from capecontrol.conversations import views as conversations_views
 from capecontrol.extensions import csrf, db, migrate
 from capecontrol.help import views as help_views
+from capecontrol.mail import smtp
 from capecontrol.operations import cli as operations_cli
 from capecontrol.operations import health, metrics
+from capecontrol.operations import views as operations_views
 from capecontrol.web import (
     deadlines,
     error_handlers,
@@ -31,10 +34,18 @@ from capecontrol.web import (
     rate_limits,
     request_log,
     security_headers,
+    streams,
     template_filters,
 )
 
-_PAGES = (landing.pages, auth_views.pages, conversations_views.pages, audit_views.pages, help_views.pages)
+_PAGES = (
+    landing.pages,
+    auth_views.pages,
+    conversations_views.pages,
+    audit_views.pages,
+    operations_views.pages,
+    help_views.pages,
+)
 _ENDPOINTS = (
     auth_api.endpoints,
     conversations_api.endpoints,
@@ -61,8 +72,16 @@ class _PlainFlask(Flask):
 
 
 def create_app(settings: config.Settings | None = None) -> Flask:
-    """Assemble the application. Touches no database, no network; raises SettingsError or a mapping error."""
-    settings = settings or config.load_settings()
+    """Assemble the application. Touches no database, no network; raises SettingsError or a mapping error.
+
+    Without settings it is only the one command that needs none: verifying an exported record.
+    """
+    try:
+        settings = settings or config.load_settings()
+    except config.SettingsError:
+        if not audit_cli.needs_no_settings(sys.argv):
+            raise
+        return audit_cli.without_settings()
     app = _PlainFlask(
         __name__,
         template_folder=str(config.ROOT / "templates"),
@@ -91,6 +110,7 @@ def create_app(settings: config.Settings | None = None) -> Flask:
     error_handlers.init_app(app)
     deadlines.init_app(app)
     form_requests.init_app(app)
+    streams.init_app(app, settings)
     template_filters.init_app(app)
 
     passwords.configure(
@@ -104,10 +124,14 @@ def create_app(settings: config.Settings | None = None) -> Flask:
         slots=(settings.password_hash_slots or 1) * settings.web_concurrency,
         is_open=settings.registration_waiting_room,
     )
+    signing.configure(settings.audit_signing_key.get_secret_value() or settings.secret_key.get_secret_value())
+    retention.configure(settings.audit_retention_days)
     database.init_app(app, settings)
     migrate.init_app(app, db, directory=str(config.ROOT / "migrations"))
     spool.configure(settings.audit_spool_dir, is_lost_at_restart=config.on_a_dyno())
     recorder.install(db.session)
+    delivery.configure(settings)
+    smtp.init_app(app, settings)
     csrf.init_app(app)
     identity.init_app(app, settings)
     rate_limits.init_app(app)
@@ -120,7 +144,7 @@ def create_app(settings: config.Settings | None = None) -> Flask:
     for blueprint in _ENDPOINTS:
         csrf.exempt(blueprint)  # JSON only, and cross-site calls by cookie are refused in identity
         app.register_blueprint(blueprint)
-    auth_cli.register(app)
     audit_cli.register(app)
+    auth_cli.register(app)
     operations_cli.register(app)
     return app

@@ -3,9 +3,11 @@
 import json
 import os
 import tempfile
+from dataclasses import dataclass, field
+from email.utils import parseaddr
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import click
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
@@ -15,6 +17,18 @@ ROOT = Path(__file__).resolve().parent.parent
 RUNNING = ROOT / "instance" / "run.json"
 
 CommaList = Annotated[list[str], NoDecode]
+
+
+@dataclass(frozen=True, slots=True)
+class MailServer:
+    """Where mail is handed over: `is_tls` speaks TLS from the first byte, `is_starttls` before anything is said."""
+
+    host: str
+    port: int
+    user: str = ""
+    password: str = field(default="", repr=False)
+    is_tls: bool = False
+    is_starttls: bool = False
 
 
 class SettingsError(click.ClickException):
@@ -93,8 +107,43 @@ class Settings(BaseSettings):
         "dyno a temporary folder, lost at its restart, as any there is: keep the log too.",
     )
     ratelimit_enabled: bool = Field(default=True, description="`0` switches rate limits off, for load tests.")
+    audit_stream_url: str = Field(
+        default="",
+        description="Where audit events are sent as they are stored, by POST as NDJSON in the OCSF schema; https, or "
+        "this machine.",
+    )
+    audit_stream_token: SecretStr = Field(
+        default=SecretStr(""), description="Sent to `AUDIT_STREAM_URL` as its bearer token."
+    )
+    audit_syslog_address: str = Field(
+        default="",
+        description="Where audit events are sent as syslog over TLS (RFC 5425), such as `logs.example.com:6514`.",
+    )
+    audit_syslog_ca: str = Field(
+        default="",
+        description="File with the certificates that `AUDIT_SYSLOG_ADDRESS` is trusted by. Default: the system's.",
+    )
     metrics_token: SecretStr = Field(
         default=SecretStr(""), description="Opens `/metrics` (404 without one) and the details of `/readyz`."
+    )
+    audit_signing_key: SecretStr = Field(
+        default=SecretStr(""),
+        description="Signs the audit log's seals; at least 32 characters. Derived from `SECRET_KEY` when unset.",
+    )
+    audit_retention_days: str = Field(
+        default="",
+        description="Days each category of audit events is kept, such as `authentication=730,request=90`; `0` keeps "
+        "for ever. Default: 90 for `request`, 365 for `ai_service`, 2555 for `admin`, 730 for the others.",
+    )
+    smtp_url: SecretStr = Field(
+        default=SecretStr(""),
+        description="The mail server: `smtp://user:password@mail.example.com:587?starttls`, or `smtps://` for TLS from "
+        "the start. Unset: mails stay in an outbox at `/admin/operations/outbox`.",
+    )
+    mail_from: str = Field(
+        default="",
+        description="The sender of mails, such as `Cape Control <hello@example.com>`. "
+        "Default: `no-reply` at the host of `PUBLIC_URL`.",
     )
     log_format: Literal["auto", "json", "console"] = Field(
         default="auto", description="`json`, `console`, or `auto`: console on a terminal, else json."
@@ -125,11 +174,58 @@ class Settings(BaseSettings):
             raise ValueError("must look like https://app.example.com, without a path")
         return f"{parts.scheme}://{parts.netloc}" if value else ""
 
+    @field_validator("audit_stream_url")
+    @classmethod
+    def _stream_is_private(cls, value: str) -> str:
+        parts = urlsplit(value)
+        is_here = parts.scheme == "http" and parts.hostname in ("localhost", "127.0.0.1", "::1")
+        if value and (not parts.hostname or (parts.scheme != "https" and not is_here) or parts.username):
+            raise ValueError("must begin with https://, without a name or password in it; http:// only to this machine")
+        return value
+
+    @field_validator("audit_syslog_address")
+    @classmethod
+    def _syslog_has_a_port(cls, value: str) -> str:
+        host, _, port = value.rpartition(":")
+        if value and (not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536):
+            raise ValueError("must be a host and a port, such as logs.example.com:6514")
+        return value
+
+    @field_validator("audit_syslog_ca")
+    @classmethod
+    def _syslog_ca_is_a_file(cls, value: str) -> str:
+        if value and not Path(value).is_file():
+            raise ValueError("must name a file that is there")
+        return value
+
     @field_validator("account_privacy", mode="before")
     @classmethod
     def _private_needs_mail(cls, value: Any) -> Any:
         if value == "private":
             raise ValueError("private needs verified addresses, which this release cannot send mail for yet")
+        return value
+
+    @field_validator("audit_signing_key")
+    @classmethod
+    def _key_is_long_enough(cls, value: SecretStr) -> SecretStr:
+        if 0 < len(value.get_secret_value()) < 32:
+            raise ValueError("must have at least 32 random characters")
+        return value
+
+    @field_validator("smtp_url")
+    @classmethod
+    def _smtp_url_is_one(cls, value: SecretStr) -> SecretStr:
+        if value.get_secret_value():
+            read_mail_server(value.get_secret_value())
+        return value
+
+    @field_validator("mail_from")
+    @classmethod
+    def _mail_from_is_an_address(cls, value: str) -> str:
+        name, address = parseaddr(value)
+        is_address = address.count("@") == 1 and all(address.split("@")) and not set(address) & set(" <>,")
+        if value and (not is_address or not value.isprintable() or (name and not value.endswith(f"<{address}>"))):
+            raise ValueError("must look like Cape Control <hello@example.com>, or be an address alone")
         return value
 
     @field_validator("database_url")
@@ -153,6 +249,8 @@ class Settings(BaseSettings):
         if not self.audit_spool_dir:
             temporary = Path(tempfile.gettempdir()) / f"capecontrol-audit-spool-{os.getuid()}"
             self.audit_spool_dir = str(temporary if on_a_dyno() else ROOT / "instance" / "audit-spool")
+        if not self.mail_from:
+            self.mail_from = f"Cape Control <no-reply@{urlsplit(self.public_url).hostname or 'localhost'}>"
         if self.password_hash_slots is None:
             self.password_hash_slots = max(1, (os.cpu_count() or 1) // self.web_concurrency)
         return self
@@ -161,6 +259,17 @@ class Settings(BaseSettings):
     def is_https(self) -> bool:
         """Whether people reach the product over https, which decides cookies and HSTS."""
         return self.public_url.startswith("https://")
+
+    @property
+    def address(self) -> str:
+        """Where links in mails lead: what people use, or this machine's own web server; never the Host header."""
+        return self.public_url or f"http://127.0.0.1:{self.port}"
+
+    @property
+    def mail_server(self) -> MailServer | None:
+        """Where mail is handed over, or None: then it stays in the outbox."""
+        url = self.smtp_url.get_secret_value()
+        return read_mail_server(url) if url else None
 
     @property
     def connections(self) -> dict[str, int]:
@@ -248,6 +357,31 @@ def name_the_driver(url: str) -> str:
 def libpq_url(url: str) -> str:
     """Return the address as libpq takes it, for the worker's driver and for psql."""
     return url.replace("postgresql+psycopg2://", "postgresql://", 1)
+
+
+def read_mail_server(url: str) -> MailServer:
+    """Return what SMTP_URL names. Raises ValueError, whose text leaves the address out: it holds a password."""
+    parts = urlsplit(url)
+    options = parse_qs(parts.query, keep_blank_values=True)
+    try:
+        port = parts.port
+    except ValueError:
+        port = -1
+    is_other = parts.scheme not in ("smtp", "smtps") or not parts.hostname or parts.path not in ("", "/")
+    if is_other or port in (0, -1) or parts.fragment or options.keys() - {"starttls"}:
+        raise ValueError("must look like smtp://user:password@mail.example.com:587?starttls, or begin with smtps://")
+    is_tls = parts.scheme == "smtps"
+    is_starttls = options.get("starttls", ["0"])[-1].lower() not in ("0", "false", "no")
+    if is_tls and is_starttls:
+        raise ValueError("smtps:// speaks TLS from the start, so leave ?starttls out")
+    return MailServer(
+        host=parts.hostname or "",
+        port=port or (465 if is_tls else 587 if is_starttls else 25),
+        user=unquote(parts.username or ""),
+        password=unquote(parts.password or ""),
+        is_tls=is_tls,
+        is_starttls=is_starttls,
+    )
 
 
 def _running_product() -> dict[str, Any] | None:

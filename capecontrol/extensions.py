@@ -1,6 +1,7 @@
 """The libraries the application is made of, unconfigured; imports nothing of ours."""
 
 from flask_login import LoginManager
+from flask_mailman import Mail
 from flask_migrate import Migrate
 from flask_sqlalchemy import SQLAlchemy
 from flask_wtf import CSRFProtect
@@ -29,6 +30,7 @@ db = SQLAlchemy(model_class=Base, session_options={"expire_on_commit": False})
 migrate = Migrate()
 login_manager = LoginManager()
 csrf = CSRFProtect()
+mail = Mail()
 
 # Services defer jobs on the session's own connection, so a job exists if and only if the transaction commits;
 # this connector is therefore never opened, and the worker brings its own.

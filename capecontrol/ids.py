@@ -1,6 +1,7 @@
 """New ids and secrets; the only module that draws them."""
 
 import hashlib
+import random
 import secrets
 from datetime import UTC, datetime
 from uuid import UUID
@@ -35,6 +36,16 @@ def is_uuid(text: str) -> bool:
 def new_secret() -> str:
     """Return 256 random bits as URL-safe text (ASVS 7.2.3 asks for 128)."""
     return secrets.token_urlsafe(32)
+
+
+def new_salt() -> bytes:
+    """Return 16 random bytes, to be hashed with something that could be guessed."""
+    return secrets.token_bytes(16)
+
+
+def new_share(least: float, most: float) -> float:
+    """Return a random number between two, for pauses that must not all be alike; no secret hangs on it."""
+    return random.uniform(least, most)  # noqa: S311 -- as it says
 
 
 def fingerprint(secret: str) -> str:

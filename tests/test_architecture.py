@@ -24,7 +24,7 @@ SAY_NOTHING = {"utils", "util", "helpers", "helper", "common", "misc", "base", "
 REQUEST_AWARE = {"auth/identity.py", "auth/waiting_cookie.py", "audit/origin.py"}
 
 # What a view may use of a feature that is not its own: who is signed in, and who acts from where.
-DOORS = {"auth.identity", "audit.actor", "audit.origin"}
+DOORS = {"auth.identity", "audit.actor", "audit.devices", "audit.origin"}
 # What web/ may use of the features: the marks of access, and the record of what no service is reached for.
 DOORS_OF_WEB = {"auth.identity", "audit.events", "audit.recorder.record_refusal"}
 # Parts of web/ that know nothing of a request, and are as good for a service as for a page.
@@ -32,6 +32,7 @@ PURE_WEB = {"web.pagination", "web.rendering", "web.text_rules"}
 # What forms and schemas may use: rules that only look at a value. (Of passwords, the judgement and not the gate.)
 RULES = PURE_WEB | {
     "web.openapi",
+    "audit.query_language",
     "auth.email_addresses",
     "auth.passwords.problems",
     "auth.passwords.SHORTEST",
@@ -236,10 +237,15 @@ def test_public_functions_say_what_they_do(path: Path) -> None:
     assert unexplained(path.read_text()) == [], f"give these in {name_of(path)} a sentence"
 
 
+# The two that may, each in one place, and the trigger on the table holds both to it.
+CHANGE_THE_RECORD = {"audit/erasure.py": ["UPDATE audit_logs"], "audit/retention.py": ["DELETE FROM audit_logs"]}
+
+
 def test_no_code_updates_or_deletes_the_record() -> None:
     for path in modules():
-        found = CHANGES_THE_RECORD.search(path.read_text())
-        assert not found, f"{name_of(path)} changes the record: it is only ever added to"
+        found = CHANGES_THE_RECORD.findall(path.read_text())
+        allowed = CHANGE_THE_RECORD.get(name_of(path), [])
+        assert found == allowed, f"{name_of(path)} changes the record: it is only ever added to"
 
 
 def test_only_clock_and_ids_ask_for_the_time_and_for_randomness() -> None:

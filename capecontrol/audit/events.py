@@ -75,6 +75,8 @@ EMAIL_CHECKS = _event("email_checks", "security", "checked", "taken", "refused",
 PROFILE_UPDATED = _event("profile_updated", "profile", "fields")
 ROLE_CHANGED = _event("role_changed", "admin", "old", "new", level="warning", durability="must")
 
+ALERT_ACKNOWLEDGED = _event("alert_acknowledged", "security", "alert")
+
 # Refusals that no service sees.
 ACCESS_DENIED = _event("access_denied", "authorization", "wanted", level="warning")
 RATE_LIMIT_EXCEEDED = _event("rate_limit_exceeded", "security", "limit", level="warning")
@@ -102,6 +104,16 @@ AI_RESPONSE_FAILED = _event("ai_response_failed", "ai_service", "message_id", "p
 # The record about itself: a time in which a process could not write events, and best-effort events it had no room for.
 AUDIT_DEGRADED = _event("audit_degraded", "system", "swallowed", "reasons", "began_at", "ended_at", level="error")
 AUDIT_EVENTS_DROPPED = _event("audit_events_dropped", "system", "dropped", level="error")
+# The record itself.
+AUDIT_KEY_CHANGED = _event("audit_key_changed", "security", "key", level="warning", durability="must")
+AUDIT_PURGED = _event("audit_purged", "admin", "rows", "before", level="warning", durability="must")
+AUDIT_PSEUDONYMISED = _event("audit_pseudonymised", "admin", "rows", level="warning", durability="must")
+# Something leaves as a file: announced before its first byte, and told again at its end. `events` is how many there
+# are to be, counted only so far, and then how many there were.
+DATA_EXPORT = _event(
+    "data_export", "data", "what", "export_id", "format", "filters", "events", level="warning", durability="must"
+)
+DATA_EXPORT_ENDED = _event("data_export_ended", "data", "export_id", "format", "events", "bytes")
 
 # Filling a database for show.
 DEMO_FILLED = _event("demo_filled", "system", "people", "conversations")

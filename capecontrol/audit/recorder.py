@@ -21,6 +21,7 @@ from capecontrol import clock, each_second, ids
 from capecontrol.audit import events, savepoint, spool
 from capecontrol.audit.actor import Actor
 from capecontrol.audit.breaker import Breaker
+from capecontrol.audit.commitments import commitment_of
 from capecontrol.audit.degradation import Health
 from capecontrol.audit.events import Event
 from capecontrol.audit.origin import Origin, current_origin
@@ -61,6 +62,8 @@ _COLUMNS = (
     "error_message",
     "event_metadata",
     "created_at",
+    "salt",
+    "commitment",
 )
 _LENGTHS = {"user_agent": 1000, "endpoint": 255, "user_email": 320, "error_message": 1000, "request_id": 100}
 
@@ -164,12 +167,13 @@ def as_refused(
     frozen: dict[str, Any], *, error: str, email: str | None = None, account_id: str | None = None
 ) -> dict[str, Any]:
     """Return the event as something that was tried and not done, for the reason `error`."""
-    return frozen | {
+    refused = frozen | {
         "success": False,
         "error_message": _clean(error, "error_message"),
         "user_email": _clean(email, "user_email") or frozen["user_email"],
         "user_id": frozen["user_id"] or account_id,
     }
+    return refused | commitment_of(refused)
 
 
 def insert(rows: Sequence[dict[str, Any]]) -> tuple[str, tuple[Any, ...]]:
@@ -329,7 +333,7 @@ def _freeze(
         )
     origin: Origin = current_origin()
     event_id = ids.new_id()
-    return {
+    frozen = {
         "event_id": event_id,
         "user_id": person.id if person else None,
         "actor_ref": person.id if person else None,
@@ -351,6 +355,7 @@ def _freeze(
         "event_metadata": json.dumps(storable(details), default=str),
         "created_at": ids.created_at(event_id),
     }
+    return frozen | commitment_of(frozen)
 
 
 def _clean(value: str | None, column: str) -> str | None:

@@ -1,13 +1,15 @@
 """The JSON of the record: what may be asked (contract A1) and how an event is told."""
 
 from datetime import UTC, date, datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationInfo, WithJsonSchema
 
 from capecontrol.web.text_rules import one_line
 
 MOST_LOGS = 1000
+MOST_DAYS = 90
+MOST_HOURS = 168
 
 
 def _one_line(value: str, info: ValidationInfo) -> str:
@@ -57,6 +59,19 @@ class LogsQuery(BaseModel):
     cursor: str | None = Field(default=None, max_length=200, description="`next` of the page before.")
 
 
+class ExportQuery(BaseModel):
+    """Which events to export and as what; all the filters together."""
+
+    format: Literal["ndjson", "csv", "json"] = Field(default="ndjson", description="What the file is.")
+    start_date: MomentOrDay | None = Field(default=None, description="From this day or moment on.")
+    end_date: MomentOrDay | None = Field(default=None, description="Until this day or moment, itself included.")
+    event_type: Line | None = Field(default=None, max_length=100, description="Exactly this event.")
+    user_id: Line | None = Field(default=None, max_length=320, description="An account's id, or an e-mail address.")
+    success_only: bool | None = Field(
+        default=None, description="true: what was done; false: what was refused; absent: both."
+    )
+
+
 class LogRow(BaseModel):
     """One event. `id` is its number and `event_id` its identity; `created_at` is when it happened."""
 
@@ -90,6 +105,97 @@ class LogsAnswer(BaseModel):
 
     logs: list[LogRow]
     next: str | None
+
+
+class StatisticsQuery(BaseModel):
+    """How many days back, today included."""
+
+    days: int = Field(default=7, ge=1, le=MOST_DAYS)
+
+
+class TopUser(BaseModel):
+    """A person, and how many of the newest 5,000 events of the period are theirs."""
+
+    email: str
+    event_count: int
+
+
+class StatisticsAnswer(BaseModel):
+    """The log in numbers. The days are UTC's, today as far as it has come; one day is the last 24 hours by the hour.
+    `high_risk_events` are those of a risk score of 70 or more, and `success_rate` is of 100."""
+
+    period_days: int
+    total_events: int
+    failed_events: int
+    high_risk_events: int
+    success_rate: float
+    events_by_category: dict[str, int]
+    top_users: list[TopUser]
+
+
+class SecurityEventsQuery(BaseModel):
+    """How many hours back, and of which level."""
+
+    hours: int = Field(default=24, ge=1, le=MOST_HOURS)
+    severity: Literal["info", "warning", "error", "critical"] | None = None
+    limit: int = Field(default=50, ge=1, le=MOST_LOGS)
+    cursor: str | None = Field(default=None, max_length=200, description="`next` of the page before.")
+
+
+class SecurityEvent(BaseModel):
+    """Something an administrator should look at; into what `requires_investigation`, somebody should look closely."""
+
+    id: int
+    event_type: str
+    event_description: str
+    ip_address: str | None
+    user_id: str | None
+    user_email: str | None
+    risk_score: int | None
+    threat_indicators: list[str]
+    created_at: datetime
+    requires_investigation: bool
+
+
+class SecurityEventsAnswer(BaseModel):
+    """A page of security events, newest first."""
+
+    logs: list[SecurityEvent]
+    next: str | None
+
+
+class UserActivityQuery(BaseModel):
+    """How many days back, and of which categories."""
+
+    days: int = Field(default=30, ge=1, le=MOST_DAYS)
+    categories: Line | None = Field(default=None, max_length=500, description="Names, with commas between them.")
+
+
+class UserActivityAnswer(BaseModel):
+    """What one person did: the newest 1,000 events, how many there are (10,001 stands for more than 10,000; of given
+    categories, among the newest 5,000), and how many of each category among the newest 5,000."""
+
+    user_id: str
+    period_days: int
+    total_events: int
+    event_categories: dict[str, int]
+    events: list[LogRow]
+
+
+class FailedLoginsQuery(BaseModel):
+    """How many hours back, and from which address."""
+
+    hours: int = Field(default=24, ge=1, le=MOST_HOURS)
+    ip_address: Line | None = Field(default=None, max_length=45)
+
+
+class FailedLoginsAnswer(BaseModel):
+    """Failed sign-ins: the newest 1,000, and how many there are; 10,001 stands for more than 10,000."""
+
+    period_hours: int
+    ip_filter: str | None
+    total_failed_attempts: int
+    attempts: list[LogRow]
 
 
 class EventTypesAnswer(BaseModel):

@@ -81,6 +81,7 @@ def _plain(happening: Happening, voice: _Voice) -> str:
 _ACTS: dict[str, tuple[str, str]] = {
     "user_logout": ("signed out", "sign out"),
     "session_ended": ("ended a session on one device", "end a session on one device"),
+    "alert_acknowledged": ("acknowledged an alert", "acknowledge an alert"),
     "profile_updated": ("changed {their} profile", "change {their} profile"),
     "conversation_started": ("started a conversation", "start a conversation"),
     "conversation_renamed": ("renamed a conversation", "rename a conversation"),
@@ -109,6 +110,11 @@ _ROLES = {"admin": "an administrator", "client": "a client", "developer": "a dev
 _PLACES = {
     "audit.search": "the audit log",
     "audit.show": "an event of the audit log",
+    "operations_pages.show": "the operations page",
+    "operations_pages.acknowledge": "the operations page",
+    "operations_pages.outbox": "the outbox",
+    "operations_pages.show_kept": "a mail of the outbox",
+    "operations_pages.show_kept_html": "a mail of the outbox",
     "conversation": "somebody else's conversation",
 }
 _LIMITS = {
@@ -220,6 +226,19 @@ def _response_failed(_happening: Happening, voice: _Voice) -> str:
     return f"The assistant could not answer {voice.object}"
 
 
+def _export(happening: Happening, voice: _Voice) -> str:
+    what = "the audit log" if happening.details.get("what") == "audit log" else "data"
+    return f"{voice.name} exported {what}" if happening.success else f"{voice.name} could not export {what}"
+
+
+def _export_ended(happening: Happening, voice: _Voice) -> str:
+    count = _count(happening.details.get("events"))
+    events = "" if count is None else f" of {count:,} event{'' if count == 1 else 's'}"
+    if happening.success:
+        return f"The export{events} by {voice.object} was sent whole"
+    return f"The export by {voice.object} broke off" + (f" after {count:,} events" if count else "")
+
+
 def _demo_filled(happening: Happening, _voice: _Voice) -> str:
     people, conversations = (_text(happening.details.get(name)) or "some" for name in ("people", "conversations"))
     return f"The database was filled with {people} invented people and {conversations} conversations"
@@ -247,6 +266,24 @@ def _audit_events_dropped(happening: Happening, _voice: _Voice) -> str:
     return f"{told} for the audit log could wait nowhere but in the server's own log"
 
 
+def _audit_key_changed(_happening: Happening, _voice: _Voice) -> str:
+    return "The audit log is sealed with another key from now on"
+
+
+def _audit_purged(happening: Happening, _voice: _Voice) -> str:
+    rows = happening.details.get("rows")
+    counts = [_count(each) for each in rows.values()] if isinstance(rows, Mapping) else []
+    total = sum(count for count in counts if count is not None)
+    what = {0: "events", 1: "1 event"}.get(total, f"{total:,} events")
+    return f"The purge took {what} out of the audit log: their time was over"
+
+
+def _audit_pseudonymised(happening: Happening, _voice: _Voice) -> str:
+    count = _count(happening.details.get("rows"))
+    what = "events" if count is None else "1 event" if count == 1 else f"{count:,} events"
+    return f"What was personal in {what} of the audit log was erased"
+
+
 _OTHERS: dict[str, Callable[[Happening, _Voice], str]] = {
     "user_registration": _registration,
     "user_registration_failed": _registration_failed,
@@ -260,10 +297,15 @@ _OTHERS: dict[str, Callable[[Happening, _Voice], str]] = {
     "ai_prompt_refused": _prompt_refused,
     "ai_response_generated": _response_generated,
     "ai_response_failed": _response_failed,
+    "data_export": _export,
+    "data_export_ended": _export_ended,
     "email_checks": _email_checks,
     "demo_filled": _demo_filled,
     "audit_degraded": _audit_degraded,
     "audit_events_dropped": _audit_events_dropped,
+    "audit_key_changed": _audit_key_changed,
+    "audit_purged": _audit_purged,
+    "audit_pseudonymised": _audit_pseudonymised,
 }
 
 

@@ -8,6 +8,7 @@ from flask_login import login_user, logout_user
 from werkzeug.wrappers import Response
 
 from capecontrol import ids
+from capecontrol.audit.devices import browser_name
 from capecontrol.audit.origin import current_origin
 from capecontrol.auth import account as accounts
 from capecontrol.auth import automation, credentials, identity, registration, waiting_cookie, waiting_room
@@ -265,25 +266,6 @@ def safe_target(target: str | None) -> str | None:
     if not target or len(target) > 2000 or not target.startswith("/") or target.startswith("//"):
         return None
     return None if re.search(r"[\\\x00-\x20\x7f]", target) else target
-
-
-def browser_name(user_agent: str | None) -> str:
-    """Return a browser in words a person recognises, such as "Firefox on Linux"."""
-    text = user_agent or ""
-    browsers = (("Edg", "Edge"), ("OPR", "Opera"), ("Firefox", "Firefox"), ("Chrome", "Chrome"), ("Safari", "Safari"))
-    systems = (
-        ("iPhone", "iPhone"),
-        ("iPad", "iPad"),
-        ("Android", "Android"),
-        ("Windows", "Windows"),
-        ("Mac OS", "macOS"),
-        ("Linux", "Linux"),
-    )
-    browser = next((name for mark, name in browsers if mark in text), None)
-    system = next((name for mark, name in systems if mark in text), None)
-    if browser is None:
-        return text.split("/")[0][:40] or "Unknown browser"
-    return f"{browser} on {system}" if system else browser
 
 
 def _fresh(form: RegisterForm) -> str:

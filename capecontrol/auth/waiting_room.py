@@ -215,6 +215,11 @@ def leave(ticket: str) -> None:
         db.session.commit()
 
 
+def count_waiting() -> int:
+    """Return how many people wait for their turn, as it was at most a quarter of a second ago."""
+    return _ready().turns.current().waiting
+
+
 def forget_old_tickets() -> int:
     """Delete tickets that were drawn more than two hours ago, whose last turn is long over; return how many."""
     gone = db.session.execute(

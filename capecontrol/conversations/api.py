@@ -3,10 +3,8 @@
 from typing import Any
 
 from flask import Blueprint, Response, current_app, g, jsonify, request
-from flask.blueprints import BlueprintSetupState
 
 from capecontrol.auth.identity import login_required, signed_in
-from capecontrol.config import Settings
 from capecontrol.conversations import changes, events, service
 from capecontrol.conversations.schemas import (
     ChangeBody,
@@ -23,20 +21,11 @@ from capecontrol.conversations.schemas import (
     StartBody,
 )
 from capecontrol.errors import Overloaded
-from capecontrol.web import rate_limits
+from capecontrol.web import rate_limits, streams
 from capecontrol.web.json_requests import idempotency_key, read_json, read_query
 from capecontrol.web.openapi import describes
 
 endpoints = Blueprint("conversations_api", __name__, url_prefix="/api/conversations")
-
-_PLACES = "conversation_streams"
-
-
-@endpoints.record
-def _count_places(state: BlueprintSetupState) -> None:
-    """Let streams take at most a quarter of the process's threads, so that the others always answer."""
-    settings: Settings = state.app.config["SETTINGS"]
-    state.app.extensions[_PLACES] = events.Places(max(1, settings.web_threads // 4))
 
 
 @endpoints.get("")
@@ -150,8 +139,7 @@ def follow(conversation_id: str) -> Response:
     """C3. `Last-Event-ID`, which a browser sends when it comes back, goes before `after`."""
     after = request.headers.get("Last-Event-ID") or read_query(EventsQuery).after
     follower = events.follow(conversation_id, actor=signed_in(), after=after)
-    places: events.Places = current_app.extensions[_PLACES]
-    give_back = places.take()
+    give_back = streams.places().take()
     if give_back is None:
         raise Overloaded("All places for following along are taken. Ask for the messages instead.", retry_after=3)
     g.give_back_place = give_back

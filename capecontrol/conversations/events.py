@@ -5,7 +5,6 @@ neither a connection nor a session is held.
 """
 
 import json
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -33,38 +32,6 @@ _MOST_AT_ONCE = 100
 log = structlog.get_logger("events")
 
 Place = tuple[datetime, str]
-
-
-class Places:
-    """The streams a process may hold open at a time: each holds a thread, and the others answer requests."""
-
-    def __init__(self, most: int) -> None:
-        """Allow `most` at a time."""
-        self.most = most
-        self._taken = 0
-        self._lock = threading.Lock()
-
-    def take(self) -> Callable[[], None] | None:
-        """Return what gives the place back, however often it is called; None when all places are taken."""
-        with self._lock:
-            if self._taken >= self.most:
-                return None
-            self._taken += 1
-        is_given_back = False
-
-        def give_back() -> None:
-            nonlocal is_given_back
-            with self._lock:
-                if not is_given_back:
-                    is_given_back = True
-                    self._taken -= 1
-
-        return give_back
-
-    @property
-    def taken(self) -> int:
-        """How many are open now."""
-        return self._taken
 
 
 @dataclass(slots=True)

@@ -13,6 +13,7 @@ from sqlalchemy import Connection, ForeignKey, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from capecontrol import config
+from capecontrol.audit.models import GUARDS
 from capecontrol.config import Settings, SettingsError
 from capecontrol.extensions import db
 from capecontrol.operations import readiness
@@ -28,11 +29,17 @@ _FOREIGN_KEYS = text(
     "JOIN pg_attribute AS part ON part.attrelid = bound.conrelid AND part.attnum = ANY (bound.conkey) "
     "WHERE bound.contype = 'f' AND owner.relnamespace = current_schema()::regnamespace"
 )
+# "A" and "O" fire in a session like ours; "R" only in a replica's, "D" never.
+_GUARDS = text(
+    "SELECT tgname FROM pg_trigger JOIN pg_class AS owner ON owner.oid = tgrelid "
+    "WHERE owner.relnamespace = current_schema()::regnamespace AND tgenabled IN ('A', 'O')"
+)
 _DELETE_RULES = {"CASCADE": "c", "SET NULL": "n", "RESTRICT": "r", "SET DEFAULT": "d", None: "a", "NO ACTION": "a"}
 _ROOM = text("SELECT current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int")
 
-# What a release goes on without: there is no worker yet on a first deploy, and the record never stops the product.
-_RELEASE_FORGIVES = ("audit", "queue", "worker")
+# What a release goes on without: there is no worker yet on a first deploy, and neither the record nor a mail server
+# stops the product.
+_RELEASE_FORGIVES = ("audit", "queue", "worker", "mail")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +70,7 @@ def _findings(app: Flask) -> Iterator[Finding]:
         with db.engine.connect() as connection:
             yield _arithmetic(settings, connection)
             yield from _foreign_keys(connection)
+            yield _guards(connection)
             connection.rollback()
             yield from _schema(app, connection)
     except SQLAlchemyError as error:
@@ -131,6 +139,19 @@ def _foreign_keys(connection: Connection) -> Iterator[Finding]:
         yield Finding(
             "foreign keys", "ok", f"All {len(_person_keys())} columns that name a person point to {PEOPLE}.id."
         )
+
+
+def _guards(connection: Connection) -> Finding:
+    """Look for the triggers without which the record could be changed; they are in no model."""
+    missing = sorted({*GUARDS} - {*connection.execute(_GUARDS).scalars()})
+    if missing:
+        return Finding(
+            "triggers",
+            "failed",
+            f"The audit log can be changed: {', '.join(missing)} is missing or off. Restore it as "
+            "migrations/versions/20261124_2030_audit_seals.py makes it, then run `flask --app wsgi audit verify`.",
+        )
+    return Finding("triggers", "ok", f"All {len(GUARDS)} triggers that keep the audit log unchanged are on.")
 
 
 def _person_keys() -> list[ForeignKey]:

@@ -32,7 +32,7 @@ def healthz() -> Response:
 @public
 def readyz() -> Response:
     """Say whether requests can be answered: 503 only when nothing works, `degraded` with 200 otherwise."""
-    readiness = _readiness()
+    readiness = current_readiness()
     if not holds_token():
         return _answer({"status": readiness.status}, readiness)
     details = ReadinessAnswer(
@@ -49,7 +49,7 @@ def readyz() -> Response:
 @describes("How the product is, part by part.", answers={200: HealthAnswer, 503: HealthProblem})
 def health() -> Response:
     """H1."""
-    readiness = _readiness()
+    readiness = current_readiness()
     parts = {part.name: part.state for part in readiness.parts}
     if readiness.status != "down":
         return _answer(HealthAnswer(status=readiness.status, parts=parts).model_dump(), readiness)
@@ -58,7 +58,8 @@ def health() -> Response:
     return _answer(problem.model_dump(), readiness)
 
 
-def _readiness() -> Readiness:
+def current_readiness() -> Readiness:
+    """Return how the parts are, as this process last looked."""
     watch: Watch = current_app.extensions[_WATCH]
     return watch.current()
 

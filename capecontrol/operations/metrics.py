@@ -8,6 +8,7 @@ from flask import Blueprint, Response, current_app, g, request
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
+from capecontrol.audit.delivery import DeliveryCollector
 from capecontrol.auth.identity import public
 from capecontrol.config import Settings
 from capecontrol.errors import NotFound
@@ -23,6 +24,11 @@ request_seconds = Histogram(
 )
 
 
+# What other processes did is read from the database.
+_stored = CollectorRegistry()
+_stored.register(DeliveryCollector())
+
+
 @endpoints.get("/metrics")
 @public
 def show() -> Response:
@@ -33,7 +39,7 @@ def show() -> Response:
     if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
         registry = CollectorRegistry()
         MultiProcessCollector(registry)
-    return Response(generate_latest(registry), content_type=CONTENT_TYPE_LATEST)
+    return Response(generate_latest(registry) + generate_latest(_stored), content_type=CONTENT_TYPE_LATEST)
 
 
 @endpoints.after_app_request

@@ -8,6 +8,7 @@ from functools import cache
 from typing import Literal
 
 from alembic.script import ScriptDirectory
+from flask import current_app
 from sqlalchemy import Connection, insert, select, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -16,7 +17,7 @@ from sqlalchemy.orm import configure_mappers
 from capecontrol import clock, ids
 from capecontrol.audit import recorder, savepoint, spool
 from capecontrol.audit.models import AuditLog
-from capecontrol.config import ROOT
+from capecontrol.config import ROOT, Settings
 from capecontrol.database import short_transaction
 from capecontrol.extensions import Base, db
 
@@ -34,6 +35,12 @@ _NEXT_JOB = text(
     "LEFT JOIN procrastinate_events AS deferred ON deferred.job_id = job.id AND deferred.type = 'deferred' "
     "WHERE job.status = 'todo' AND (job.scheduled_at IS NULL OR job.scheduled_at <= now()) "
     "ORDER BY job.priority DESC, job.id LIMIT 1"
+)
+_STUCK_MAILS = text(
+    "SELECT count(*) FILTER (WHERE state = 'waiting' AND attempts > 0) AS stuck, "
+    "max(last_trouble) FILTER (WHERE state = 'waiting') AS trouble, "
+    "count(*) FILTER (WHERE state = 'given_up' AND ended_at > now() - interval '1 day') AS given_up "
+    "FROM outgoing_mails WHERE state IN ('waiting', 'given_up')"
 )
 _LAST_REPORT = text("SELECT extract(epoch FROM now() - max(last_heartbeat)) FROM procrastinate_workers")
 
@@ -111,7 +118,7 @@ def _parts() -> Iterator[Part]:
     except PoolTimeout:
         yield Part("database", "degraded", "The connection for probes was in use for a second; look again.")
     except SQLAlchemyError as error:
-        yield Part("database", "down", f"The database does not answer ({_state(error)}); check DATABASE_URL and it.")
+        yield Part("database", "down", f"The database does not answer ({state_of(error)}); check DATABASE_URL and it.")
 
 
 def _looked_at(name: str, probe: Callable[[Connection], Part], connection: Connection) -> Part:
@@ -122,7 +129,7 @@ def _looked_at(name: str, probe: Callable[[Connection], Part], connection: Conne
     except DBAPIError as error:
         if error.connection_invalidated or connection.invalidated:
             raise
-        return Part(name, _WHEN_UNREADABLE.get(name, "degraded"), f"Its tables could not be read ({_state(error)}).")
+        return Part(name, _WHEN_UNREADABLE.get(name, "degraded"), f"Its tables could not be read ({state_of(error)}).")
     finally:
         if not connection.invalidated and savepoint.is_active:
             savepoint.rollback()
@@ -159,12 +166,12 @@ def _mapping(connection: Connection) -> Part:
         try:
             connection.execute(select(*mapper.local_table.columns).limit(0))
         except DBAPIError as error:
-            if _state(error) not in _MISSING:
+            if state_of(error) not in _MISSING:
                 raise
             return Part(
                 "mapping",
                 "down",
-                f"The table {mapper.local_table} is not as the models need it ({_state(error)}): "
+                f"The table {mapper.local_table} is not as the models need it ({state_of(error)}): "
                 "run `flask --app wsgi doctor`.",
             )
     return Part("mapping", "ok", "The models fit together and fit the tables.")
@@ -190,7 +197,7 @@ def _audit(connection: Connection) -> Part:
         return Part(
             "audit",
             "degraded",
-            f"Events cannot be written ({_state(error)}); they go to the spool, and to stderr as AUDIT_SPILL lines: "
+            f"Events cannot be written ({state_of(error)}); they go to the spool, and to stderr as AUDIT_SPILL lines: "
             f"keep those. {_spooled()}".rstrip(),
         )
     if recorder.health.is_degraded:
@@ -247,12 +254,31 @@ def _worker(connection: Connection) -> Part:
     return Part("worker", "ok", f"The worker reported {round(silent)} s ago.")
 
 
+def _mail(connection: Connection) -> Part:
+    """Tell by the mails themselves, so that asking never waits for a mail server."""
+    found = connection.execute(_STUCK_MAILS).one()
+    if found.stuck:
+        return Part(
+            "mail",
+            "degraded",
+            f"{found.stuck} mails wait because the mail server did not take them ({found.trouble}); they are tried "
+            "again for a day: check SMTP_URL and the server.",
+        )
+    if found.given_up:
+        return Part("mail", "degraded", f"{found.given_up} mails could not be sent within a day and were given up.")
+    settings: Settings = current_app.config["SETTINGS"]
+    if settings.mail_server is None:
+        return Part("mail", "ok", "No mail server is set, so mails stay in the outbox; SMTP_URL names one.")
+    return Part("mail", "ok", "The mail server takes what there is to send.")
+
+
 _PROBES: dict[str, Callable[[Connection], Part]] = {
     "migrations": _migrations,
     "mapping": _mapping,
     "audit": _audit,
     "queue": _queue,
     "worker": _worker,
+    "mail": _mail,
 }
 _WHEN_UNREADABLE: dict[str, State] = {"migrations": "down"}
 
@@ -267,6 +293,6 @@ def _listed(revisions: set[str] | frozenset[str]) -> str:
     return ", ".join(sorted(revisions))
 
 
-def _state(error: SQLAlchemyError) -> str:
+def state_of(error: SQLAlchemyError) -> str:
     """Return the SQLSTATE, or the kind of error; never the driver's text, which may hold an address."""
     return getattr(getattr(error, "orig", None), "pgcode", None) or type(error).__name__

@@ -5,10 +5,15 @@ The other trigger is the worker itself (operations/worker.py): a job that brings
 
 from procrastinate import JobContext
 
+from capecontrol.audit.alert_watch import raise_alerts
+from capecontrol.audit.alerts import forget_old_alerts, report_degraded
+from capecontrol.audit.hours import count_hours
 from capecontrol.auth.registration import forget_old_keys
 from capecontrol.auth.waiting_room import forget_old_tickets
 from capecontrol.conversations.replies import order_lost_replies
 from capecontrol.extensions import jobs
+from capecontrol.mail.outgoing import forget_old_mails, order_lost_mails
+from capecontrol.operations import readiness
 from capecontrol.operations.stalled_jobs import retry_stalled_jobs
 from capecontrol.web.rate_limits import forget_expired
 
@@ -26,17 +31,38 @@ async def retry_stalled(context: JobContext, timestamp: int) -> None:  # noqa: A
 @jobs.periodic(cron="* * * * *")
 @jobs.task(name="operations.order_lost", queue=HOUSEKEEPING)
 def order_lost(timestamp: int) -> None:  # noqa: ARG001 -- the round's, which the queue passes
-    """Order again the replies that nobody is going to make."""
+    """Order again the replies that nobody is going to make, and the mails that nobody is going to send."""
     order_lost_replies()
+    order_lost_mails()
+
+
+@jobs.periodic(cron="* * * * * */20")
+@jobs.task(name="operations.watch_record", queue=HOUSEKEEPING)
+def watch_record(timestamp: int) -> None:  # noqa: ARG001 -- the round's, which the queue passes
+    """Raise the alerts that the record calls for; first of all, whether it can be written."""
+    for part in readiness.look().parts:
+        if part.name == "audit" and part.state != "ok":
+            report_degraded(part.detail)
+    raise_alerts()
+
+
+@jobs.periodic(cron="* * * * *")
+@jobs.task(name="operations.count_audit_hours", queue=HOUSEKEEPING)
+def count_audit_hours(timestamp: int) -> None:  # noqa: ARG001 -- the round's, which the queue passes
+    """Count what the audit log holds by the hour, for its statistics."""
+    count_hours()
 
 
 @jobs.periodic(cron="*/10 * * * *")
 @jobs.task(name="operations.forget", queue=HOUSEKEEPING)
 def forget(timestamp: int) -> None:  # noqa: ARG001 -- the round's, which the queue passes
-    """Delete the rate limits' counters, the registrations' keys and the waiting room's tickets that are over."""
+    """Delete the rate limits' counters, the registrations' keys, the waiting room's tickets, the mails and the
+    alerts that are over."""
     forget_expired()
     forget_old_keys()
     forget_old_tickets()
+    forget_old_mails()
+    forget_old_alerts()
 
 
 @jobs.periodic(cron="17 3 * * *")

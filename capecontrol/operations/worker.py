@@ -26,6 +26,7 @@ from capecontrol.conversations import tasks as conversation_tasks
 from capecontrol.conversations.replies import order_lost_replies
 from capecontrol.database import in_safe_words
 from capecontrol.extensions import jobs
+from capecontrol.mail import tasks as mail_tasks
 from capecontrol.operations import tasks as housekeeping_tasks
 from capecontrol.operations.stalled_jobs import retry_stalled_jobs
 
@@ -42,7 +43,7 @@ SWEEP_EVERY_SECONDS = 15.0
 FIRST_PAUSE_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 15.0
 
-TASKS = (conversation_tasks, audit_tasks, housekeeping_tasks)
+TASKS = (conversation_tasks, audit_tasks, mail_tasks, housekeeping_tasks)
 """Importing a module of tasks is what makes the queue know them."""
 
 _LOST = (ConnectorException, SQLAlchemyError, psycopg.Error, PoolTimeout, OSError)

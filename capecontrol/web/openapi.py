@@ -67,7 +67,7 @@ class Description:
     form: Schema | None = None
     query: Schema | None = None
     answers: Mapping[int, Schema | None] = field(default_factory=dict)
-    answer_type: str = _JSON
+    answer_type: str | tuple[str, ...] = _JSON
     takes_idempotency_key: bool = False
     takes_ticket: Ticket = None
 
@@ -97,7 +97,7 @@ def describes(
     form: Schema | None = None,
     query: Schema | None = None,
     answers: Mapping[int, Schema | None] | None = None,
-    answer_type: str = _JSON,
+    answer_type: str | tuple[str, ...] = _JSON,
     takes_idempotency_key: bool = False,
     takes_ticket: Ticket = None,
 ) -> Callable[[View], View]:
@@ -106,7 +106,8 @@ def describes(
     `answers` names the schema of each status; None stands for an answer without a shape of its own (an error's is
     always Problem). What follows from the rest need not be named: 401 and 403 from who may call, 404 from arguments
     in the path, 400, 413, 415 and 422 from a body, 422 from a query, 429 from a limit, and 503 anywhere.
-    `answer_type` is the content type of a success; `takes_ticket` says whether the waiting room's header must come.
+    `answer_type` is the content type of a success, or those it can have; `takes_ticket` says whether the waiting room's
+    header must come.
     """
 
     def note(view: View) -> View:
@@ -296,11 +297,10 @@ def _answer(status: int, described: Description, names: dict[tuple[Schema, str],
     shape = described.answers.get(status) or (Problem if status >= 400 else None)
     if shape is not None:
         schema: dict[str, Any] = {"$ref": f"#/components/schemas/{names[shape, 'serialization']}"}
-        answer["content"] = {_JSON if status >= 400 else described.answer_type: {"schema": schema}}
+        answer["content"] = {_JSON if status >= 400 else str(described.answer_type): {"schema": schema}}
     elif status != 204:
-        answer["content"] = {
-            described.answer_type: {"schema": {"type": "object"} if described.answer_type == _JSON else {}}
-        }
+        kinds = (described.answer_type,) if isinstance(described.answer_type, str) else described.answer_type
+        answer["content"] = {kind: {"schema": {"type": "object"} if kind == _JSON else {}} for kind in kinds}
     if status in (429, 503):
         answer["headers"] = {
             "Retry-After": {

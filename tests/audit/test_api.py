@@ -1,7 +1,7 @@
 """The record as JSON: A1's lists and their rights, and A3, that nothing is deleted."""
 
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from flask import Flask
@@ -9,7 +9,7 @@ from flask.testing import FlaskClient
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from capecontrol import create_app, ids
+from capecontrol import clock, create_app, ids
 from capecontrol.audit.models import AuditLog
 from tests.audit.recorded import make_event
 from tests.conftest import dispose, settings_for
@@ -178,6 +178,150 @@ def test_the_words_of_the_record(ask, person: Person) -> None:
     assert "user_login" in answer["event_types"]
     assert len(answer["event_categories"]) == 9
     assert answer["event_levels"] == ["info", "warning", "error", "critical"]
+
+
+NUMBERS = ("/api/audit/statistics", "/api/audit/security-events", "/api/audit/failed-logins")
+
+
+@pytest.mark.parametrize("path", NUMBERS)
+def test_numbers_about_everybody_are_for_administrators(ask, db_session: Session, person: Person, path: str) -> None:
+    ask(path, None, status=401)
+    ask(path, person, status=403)
+    tried = db_session.scalars(select(AuditLog).where(AuditLog.event_type == "access_denied")).one()
+    assert (tried.user_id, tried.success) == (person.id, False)
+
+
+def test_statistics(ask, admin: Person, person: Person, db_session: Session) -> None:
+    for _ in range(3):
+        make_event(db_session, user_email="busy@example.com", event_category="data", event_type="conversation_started")
+    make_event(db_session, success=False, risk_score=70)
+    make_event(db_session, success=False, risk_score=69)
+    make_event(db_session, at=clock.now() - timedelta(days=30), user_email="old@example.com", event_category="system")
+    answer = ask("/api/audit/statistics", admin)
+    assert set(answer) == {
+        "period_days",
+        "total_events",
+        "failed_events",
+        "high_risk_events",
+        "success_rate",
+        "events_by_category",
+        "top_users",
+    }
+    rows = ask("/api/audit/logs", admin, start_date=str((clock.now() - timedelta(days=6)).date()))["logs"]
+    assert answer["period_days"] == 7
+    assert answer["total_events"] == len(rows)
+    assert answer["failed_events"] == 2
+    assert answer["high_risk_events"] == 1
+    assert answer["success_rate"] == round(100 * (len(rows) - 2) / len(rows), 2)
+    assert answer["events_by_category"]["data"] == 3
+    assert sum(answer["events_by_category"].values()) == len(rows)
+    assert "system" not in answer["events_by_category"]
+    assert answer["top_users"][0] == {"email": "busy@example.com", "event_count": 3}
+    assert ask("/api/audit/statistics", admin, days=90)["events_by_category"]["system"] == 1
+
+
+def test_security_events(ask, admin: Person, person: Person, db_session: Session) -> None:
+    stranger = make_event(
+        db_session,
+        event_type="brute_force_attempt",
+        event_category="security",
+        event_level="critical",
+        success=False,
+        ip_address="192.0.2.9",
+        risk_score=80,
+        event_metadata={"threat_indicators": ["many passwords", 7]},
+    )
+    failed = make_event(
+        db_session, event_type="user_login_failed", event_level="warning", success=False, user_email=person.email
+    )
+    make_event(db_session, event_type="email_checks", event_category="security")
+    make_event(db_session, event_type="access_denied", at=clock.now() - timedelta(hours=30))
+    answer = ask("/api/audit/security-events", admin)
+    assert set(answer) == {"logs", "next"}
+    ours = [row for row in answer["logs"] if row["event_type"] != "role_changed"]  # the administrator's own
+    assert [row["id"] for row in ours] == [stranger.id, failed.id]
+    assert ours[0] == {
+        "id": stranger.id,
+        "event_type": "brute_force_attempt",
+        "event_description": "Brute force attempt (refused)",
+        "ip_address": "192.0.2.9",
+        "user_id": None,
+        "user_email": None,
+        "risk_score": 80,
+        "threat_indicators": ["many passwords", "7"],
+        "created_at": ours[0]["created_at"],
+        "requires_investigation": True,
+    }
+    assert ours[1]["requires_investigation"] is False
+    assert ours[1]["threat_indicators"] == []
+    critical = ask("/api/audit/security-events", admin, severity="critical")["logs"]
+    assert [row["id"] for row in critical] == [stranger.id]
+    assert len(ask("/api/audit/security-events", admin, hours=48)["logs"]) == len(answer["logs"]) + 1
+    first = ask("/api/audit/security-events", admin, limit=1)
+    second = ask("/api/audit/security-events", admin, limit=1, cursor=first["next"])
+    assert first["logs"] + second["logs"] == answer["logs"][:2]
+
+
+def test_what_one_person_did(ask, admin: Person, person: Person, noise: Person, db_session: Session) -> None:
+    make_event(db_session, user_id=person.id, event_category="data", event_type="conversation_started")
+    make_event(db_session, user_id=person.id, event_category="data", at=clock.now() - timedelta(days=40))
+    path = f"/api/audit/user-activity/{person.id}"
+    answer = ask(path, person)
+    assert set(answer) == {"user_id", "period_days", "total_events", "event_categories", "events"}
+    assert (answer["user_id"], answer["period_days"]) == (person.id, 30)
+    assert answer["total_events"] == len(answer["events"]) == 2  # and the registration
+    assert answer["event_categories"] == {"authentication": 1, "data": 1}
+    assert all(set(row) == KEYS for row in answer["events"])
+    assert ask(path, admin) == answer
+    assert ask(path, person, days=60)["event_categories"] == {"authentication": 1, "data": 2}
+    narrowed = ask(path, person, categories="data, system")
+    assert (narrowed["total_events"], [row["event_category"] for row in narrowed["events"]]) == (1, ["data"])
+
+
+def test_what_somebody_else_did_is_not_found(ask, admin: Person, person: Person, noise: Person) -> None:
+    for reference in (noise.id, noise.email, admin.id, "nobody", ids.new_id()):
+        answer = ask(f"/api/audit/user-activity/{reference}", person, status=404)
+        assert answer["detail"] == "The record knows nobody of that id or address."
+    for reference in ("nobody", ids.new_id(), "nobody@example.com", "%00", "a" * 400):
+        ask(f"/api/audit/user-activity/{reference}", admin, status=404)
+    assert ask(f"/api/audit/user-activity/{noise.email.upper()}", admin)["total_events"] == 1
+
+
+def test_failed_sign_ins(ask, admin: Person, person: Person, db_session: Session) -> None:
+    failed = {"event_type": "user_login_failed", "success": False}
+    one = make_event(db_session, ip_address="192.0.2.1", **failed)
+    two = make_event(db_session, ip_address="192.0.2.2", event_type="login_failed", success=False)
+    make_event(db_session, ip_address="192.0.2.1")
+    make_event(db_session, ip_address="192.0.2.1", at=clock.now() - timedelta(hours=25), **failed)
+    answer = ask("/api/audit/failed-logins", admin)
+    assert set(answer) == {"period_hours", "ip_filter", "total_failed_attempts", "attempts"}
+    assert (answer["period_hours"], answer["ip_filter"], answer["total_failed_attempts"]) == (24, None, 2)
+    assert [row["event_id"] for row in answer["attempts"]] == [one.event_id, two.event_id]
+    assert all(set(row) == KEYS for row in answer["attempts"])
+    from_one = ask("/api/audit/failed-logins", admin, ip_address="192.0.2.1", hours=168)
+    assert (from_one["ip_filter"], from_one["total_failed_attempts"], len(from_one["attempts"])) == ("192.0.2.1", 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("path", "query", "field"),
+    [
+        ("/api/audit/statistics", {"days": "0"}, "days"),
+        ("/api/audit/statistics", {"days": "91"}, "days"),
+        ("/api/audit/statistics", {"days": "week"}, "days"),
+        ("/api/audit/security-events", {"hours": "169"}, "hours"),
+        ("/api/audit/security-events", {"severity": "terrible"}, "severity"),
+        ("/api/audit/security-events", {"cursor": "nonsense"}, "cursor"),
+        ("/api/audit/failed-logins", {"hours": "0"}, "hours"),
+        ("/api/audit/failed-logins", {"ip_address": "a\x00"}, "ip_address"),
+        ("/api/audit/user-activity/ME", {"days": "91"}, "days"),
+        ("/api/audit/user-activity/ME", {"categories": "data,weather"}, "categories"),
+    ],
+)
+def test_a_number_out_of_bounds_is_told_by_field(
+    ask, admin: Person, path: str, query: dict[str, str], field: str
+) -> None:
+    answer = ask(path.replace("ME", admin.id), admin, status=422, **query)
+    assert list(answer["errors"]) == [field]
 
 
 @pytest.mark.parametrize("path", ["/api/audit/logs", "/api/audit/logs/1", "/api/audit/logs/x"])

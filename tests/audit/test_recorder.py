@@ -77,6 +77,7 @@ def test_an_event_goes_with_the_rollback_of_its_work(app: Flask, db_session: Ses
 
 
 def test_an_event_survives_the_rollback_of_an_inner_savepoint(app: Flask, db_session: Session) -> None:
+    """P14: the hooks of a transaction run for its savepoints as well."""
     with app.app_context():
         record_demo()
         db.session.begin_nested().rollback()
@@ -106,6 +107,7 @@ def test_the_main_works_own_error_rises_as_itself(app: Flask, db_session: Sessio
 
 
 def test_the_callers_own_limits_are_put_back(app: Flask) -> None:
+    """P7: after RELEASE a limit of the savepoint would hold for the rest of the transaction."""
     with app.app_context():
         db.session.execute(text("SET LOCAL lock_timeout = '7s'"))
         db.session.execute(text("SET LOCAL statement_timeout = '9s'"))
@@ -166,6 +168,7 @@ def test_a_failing_audit_table_costs_the_work_nothing_and_hides_nothing(
 def test_a_locked_audit_table_costs_a_tenth_of_a_second(
     committed_app: Flask, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """P5, P6: without a limit of its own it would wait as long as the lock is held."""
     url = libpq_url(committed_app.config["SETTINGS"].database_url)
     with psycopg2.connect(url) as other, other.cursor() as cursor:
         cursor.execute("LOCK TABLE audit_logs IN ACCESS EXCLUSIVE MODE")

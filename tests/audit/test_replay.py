@@ -107,6 +107,7 @@ def test_what_was_swallowed_is_stored_when_the_table_is_back(
 def test_a_replay_done_twice_stores_each_event_once(
     committed_app: Flask, audit_spool: Path, replay_all: Callable[[], replay.Replayed]
 ) -> None:
+    """P21: one key that every replay of an event hits again, which a partitioned table could not have."""
     swallow(committed_app, 1, 2, 3)
     copies = {path: path.read_bytes() for path in audit_spool.iterdir()}
     assert replay_all().stored == 3

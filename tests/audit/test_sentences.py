@@ -148,6 +148,16 @@ def test_every_event_reads_as_a_sentence_both_ways(name: str, success: bool) -> 
             "1 event for the audit log could wait nowhere but in the server's own log",
         ),
         (
+            Happening("audit_purged", True, None, False, {"rows": {"request": 1200, "data": 4}, "before": {}}),
+            "The purge took 1,204 events out of the audit log: their time was over",
+            "The purge took 1,204 events out of the audit log: their time was over",
+        ),
+        (
+            Happening("audit_pseudonymised", True, None, False, {"rows": 1}),
+            "What was personal in 1 event of the audit log was erased",
+            "What was personal in 1 event of the audit log was erased",
+        ),
+        (
             Happening("ai_response_generated", True, "Sipho", False),
             "The assistant answered Sipho",
             "The assistant answered you",

@@ -3,15 +3,18 @@
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from bs4 import Tag
+from bs4 import BeautifulSoup, Tag
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from capecontrol import clock, ids
+from capecontrol.audit import filtering, queries, query_language
+from capecontrol.audit.events import all_events
 from capecontrol.audit.models import AuditLog
+from capecontrol.audit.views import READY_MADE
 from tests.audit.recorded import make_event
 from tests.people import PASSWORD, Person
-from tests.visitor import Page, Visitor
+from tests.visitor import Page, Visitor, filled_in
 
 
 def sentences_on(page: Page) -> list[str]:
@@ -81,7 +84,8 @@ def test_filters_narrow_and_stay_in_the_form_and_the_links(staff: Visitor, db_se
     page = staff.visit("/audit?event=user_login_failed&person=WANTED%40example.com&outcome=refused&after=2020-01-01")
     assert len(sentences_on(page)) == 50
     assert noise.email not in page.words
-    form = page.form("/audit")
+    form = page.find("form", class_="filters")
+    assert isinstance(form, Tag)
     assert form.find("input", attrs={"name": "person"})["value"] == "WANTED@example.com"
     assert form.find("input", attrs={"name": "after"})["value"] == "2020-01-01"
     assert form.find("option", selected=True)["value"] == "user_login_failed"
@@ -91,7 +95,7 @@ def test_filters_narrow_and_stay_in_the_form_and_the_links(staff: Visitor, db_se
     assert len(sentences_on(page)) == 10
     assert page.find("a", rel="next") is None
     newest = next(a for a in page.find_all("a") if "Newest" in a.get_text())
-    assert "person=WANTED" in newest["href"]
+    assert "WANTED%40example.com" in newest["href"] or "WANTED@example.com" in newest["href"]
     assert "older=" not in newest["href"]
     assert len(sentences_on(staff.visit(newest["href"]))) == 50
 
@@ -140,6 +144,224 @@ def test_a_bad_filter_is_told_in_words(staff: Visitor, query: str, words: str) -
 )
 def test_unusual_filters_are_no_errors(staff: Visitor, query: str) -> None:
     staff.visit(f"/audit?{query}")
+
+
+def chips_on(page: Page) -> list[str]:
+    return [chip.get_text(" ", strip=True) for chip in page.select(".chip > span")]
+
+
+def test_the_fields_write_the_query_into_the_address(staff: Visitor) -> None:
+    answer = staff.get("/audit?event=user_login&person=a%40example.com&outcome=success&before=2026-11-24&ip=192.0.2.1")
+    assert answer.status_code == 303
+    page = staff.visit(answer.headers["Location"])
+    typed = page.find("input", id="q")
+    assert isinstance(typed, Tag)
+    assert typed["value"] == "actor:a@example.com event:user_login outcome:done ip:192.0.2.1 before:2026-11-24"
+
+
+def test_a_query_is_shown_as_understood_and_each_part_can_be_left_out(staff: Visitor, db_session: Session) -> None:
+    make_event(db_session, user_email="chip@example.com", event_description="Fog in the bay")
+    page = staff.visit('/audit?q=actor:chip@example.com after:2020-01-01 "in the bay"')
+    assert chips_on(page) == ["by or about chip@example.com", "from 1 January 2020 on", "says “in the bay”"]
+    assert len(sentences_on(page)) == 1
+    page = staff.visit(str(page.select(".chip__off")[2]["href"]))
+    assert chips_on(page) == ["by or about chip@example.com", "from 1 January 2020 on"]
+
+
+def test_what_the_fields_have_no_place_for_goes_on(staff: Visitor) -> None:
+    page = staff.visit("/audit?q=event:user_login event:access_denied category:data outcome:done fog after:2026-11-01")
+    values = filled_in(page.find("form", class_="filters"))
+    assert values["words"] == "event:user_login event:access_denied category:data fog"
+    assert (values["event"], values["after"]) == ("", "2026-11-01")
+    answer = staff.get("/audit", query_string=values | {"outcome": "refused"})
+    page = staff.visit(answer.headers["Location"])
+    assert page.find("input", id="q")["value"] == (
+        "outcome:refused after:2026-11-01 event:user_login event:access_denied category:data fog"
+    )
+
+
+def test_a_query_with_a_mistake_says_what_was_understood(staff: Visitor) -> None:
+    page = staff.visit("/audit?q=actor:a@example.com outcome:perhaps", status=422)
+    assert "An outcome is done or refused, and not perhaps." in page.words
+    assert "Understood so far: by or about a@example.com." in page.words
+    assert sentences_on(page) == []
+    assert page.find("input", id="q")["value"] == "actor:a@example.com outcome:perhaps"
+
+
+@pytest.mark.parametrize("query", [query for _, query in READY_MADE], ids=[words for words, _ in READY_MADE])
+def test_the_ready_made_searches_are_understood(query: str) -> None:
+    event_types = all_events()
+    parsed = query_language.parse(query, now=clock.now(), event_types=event_types)
+    assert parsed.problems == ()
+    assert parsed.text == query
+
+
+def test_the_count_ends_somewhere(staff: Visitor, db_session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    for _ in range(4):
+        make_event(db_session, user_email="count@example.com")
+    assert "4 events" in staff.visit("/audit?q=actor:count@example.com").words
+    monkeypatch.setattr(queries, "MOST_COUNTED", 3)
+    assert "More than 3 events" in staff.visit("/audit?q=actor:count@example.com").words
+
+
+def test_a_search_that_has_not_seen_everything_says_so(
+    staff: Visitor, db_session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(filtering, "WINDOW", 2)
+    for _ in range(3):
+        make_event(db_session, user_email="far@example.com")
+    make_event(db_session, user_email="far@example.com", event_type="role_changed")
+    page = staff.visit("/audit?q=actor:far@example.com event:role_changed")
+    assert "Nothing so far" in page.words
+    page = staff.visit(str(page.find("a", rel="next")["href"]))
+    assert len(sentences_on(page)) == 1
+
+
+def test_new_events_are_fetched_for_the_open_page(staff: Visitor, db_session: Session) -> None:
+    make_event(db_session, user_email="tail@example.com")
+    page = staff.visit("/audit?q=actor:tail@example.com")
+    address = page.select_one("[data-live]")["data-tail"]
+    assert "Refresh" in page.words
+    now = [make_event(db_session, user_email="tail@example.com", at=clock.now()) for _ in range(2)]
+    make_event(db_session, user_email="other@example.com", at=clock.now())
+    came = BeautifulSoup(staff.get(address).text, "html.parser")
+    rows = [row["data-event"] for row in came.select("tr")]
+    assert rows[:2] == [row.event_id for row in now[::-1]]
+    again = BeautifulSoup(staff.get(came.tbody["data-tail"]).text, "html.parser")
+    assert [row["data-event"] for row in again.select("tr")] == rows[:2]  # a slow commit could come between them
+    assert "older@example.com" not in again.text
+
+
+def test_a_flood_of_new_events_comes_page_by_page(staff: Visitor, db_session: Session) -> None:
+    make_event(db_session, user_email="flood@example.com")
+    address = staff.visit("/audit?q=actor:flood@example.com").select_one("[data-live]")["data-tail"]
+    stored = {make_event(db_session, user_email="flood@example.com", at=clock.now()).event_id for _ in range(60)}
+    seen: set[str] = set()
+    for _ in range(2):
+        came = BeautifulSoup(staff.get(address).text, "html.parser")
+        seen |= {row["data-event"] for row in came.select("tr")}
+        address = came.tbody["data-tail"]
+    assert stored <= seen
+
+
+@pytest.mark.parametrize("address", ["/audit/tail", "/audit/tail?newer=x", "/audit/tail?newer=AAAA&q=colour:red"])
+def test_a_broken_tail_is_refused(staff: Visitor, address: str) -> None:
+    assert staff.get(address).status_code == 422
+
+
+def test_older_pages_and_pages_with_an_end_are_not_followed(staff: Visitor, db_session: Session) -> None:
+    for _ in range(60):
+        make_event(db_session, user_email="still@example.com")
+    page = staff.visit("/audit?q=actor:still@example.com")
+    assert page.select("[data-live]")
+    assert not staff.visit(str(page.find("a", rel="next")["href"])).select("[data-live]")
+    assert not staff.visit("/audit?q=before:today").select("[data-live]")
+
+
+def test_an_event_stands_among_its_neighbours(staff: Visitor, db_session: Session, person: Person) -> None:
+    at = clock.now() - timedelta(days=3)
+    owner = {"user_id": person.id, "user_email": person.email}
+
+    def happened(seconds: int, **columns: object) -> AuditLog:
+        return make_event(db_session, at=at + timedelta(seconds=seconds), **columns)
+
+    before = happened(-7200, event_type="conversation_started", **owner)
+    in_session = happened(-300, session_id="session-1", event_type="conversation_renamed", **owner)
+    in_request = happened(-1, request_id="request-1", ip_address="192.0.2.5", event_type="profile_updated", **owner)
+    row = happened(0, request_id="request-1", session_id="session-1", ip_address="192.0.2.5", **owner)
+    stranger = happened(1, ip_address="192.0.2.5", request_id="request-2", user_email="stranger@example.com")
+    page = staff.visit(f"/audit/{row.event_id}")
+
+    def listed(title: str) -> list[str]:
+        section = page.find("section", attrs={"aria-labelledby": title})
+        return [link["href"].rpartition("/")[2] for link in section.select("a.events__link")] if section else []
+
+    assert listed("same-request") == [in_request.event_id]
+    assert listed("same-session") == [in_session.event_id]
+    assert before.event_id in listed("same-person")
+    assert not {row.event_id, stranger.event_id, in_request.event_id} & set(listed("same-person"))
+    assert page.find("a", rel="prev")["href"] == f"/audit/{stranger.event_id}"
+    assert page.find("a", rel="next")["href"] == f"/audit/{in_request.event_id}"
+
+
+def test_a_person_is_followed_through_the_log(
+    staff: Visitor, db_session: Session, person: Person, noise: Person
+) -> None:
+    for number in range(60):
+        make_event(db_session, user_id=person.id, event_type="conversation_started", at=clock.now() - timedelta(number))
+    page = staff.visit(f"/audit/people/{person.id}")
+    assert "Thandi Nkosi" in page.words
+    assert f"{person.email}, a client." in page.words
+    assert noise.email not in page.words
+    assert len(page.select(".timeline__item")) == 50
+    further = staff.visit(str(page.find("a", rel="next")["href"]))
+    assert len(further.select(".timeline__item")) == 11
+    assert staff.visit(f"/audit/people/{person.email.upper()}").words.count("started a conversation") == 49
+
+
+def test_an_address_without_an_account_is_a_person_too(staff: Visitor, db_session: Session) -> None:
+    make_event(db_session, event_type="user_login_failed", success=False, user_email="Guess@example.com")
+    page = staff.visit("/audit/people/guess@example.com")
+    assert "There is no account of this address" in page.words
+    assert len(page.select(".timeline__item--refused")) == 1
+
+
+@pytest.mark.parametrize("reference", ["nobody", "nobody@example.com", "%00", "a" * 400, "%F0%9F%90%A7", "' OR 1=1"])
+def test_nobody_is_not_found(staff: Visitor, reference: str) -> None:
+    staff.visit(f"/audit/people/{reference}", status=404)
+
+
+def test_statistics_draw_what_is_in_the_table(staff: Visitor, db_session: Session) -> None:
+    at = clock.now() - timedelta(days=2)
+    for _ in range(3):
+        make_event(db_session, at=at)
+    make_event(db_session, at=at, event_type="user_login_failed", success=False, ip_address="192.0.2.44")
+    page = staff.visit("/audit/statistics?days=30")
+    table = page.select_one("details table")
+    rows = [[cell.get_text(strip=True) for cell in row.find_all(["th", "td"])] for row in table.select("tbody tr")]
+    assert len(rows) == 30
+    assert [at.strftime("%A, %-d %B %Y"), "3", "1"] in rows
+    columns = [title.get_text() for title in page.select(".chart g title")]
+    assert f"{at.strftime('%A, %-d %B %Y')}: 3 done, 1 refused" in columns
+    assert page.select_one("svg[role=img] desc").get_text().endswith("The numbers are in the table below.")
+    assert "192.0.2.44" in page.words
+    assert len(staff.visit("/audit/statistics?days=1").select("details table tbody tr")) == 24
+
+
+@pytest.mark.parametrize("address", ["statistics?days=0", "statistics?days=91", "security?hours=5", "security?hours=x"])
+def test_spans_that_are_not_on_offer_are_refused(staff: Visitor, address: str) -> None:
+    staff.visit(f"/audit/{address}", status=422)
+
+
+def test_empty_numbers_are_pages_too(staff: Visitor) -> None:
+    for path in ("/audit/statistics", "/audit/statistics?days=1", "/audit/security", "/audit/failed-sign-ins"):
+        staff.visit(path)
+
+
+def test_failed_sign_ins_by_address_and_by_person(staff: Visitor, db_session: Session) -> None:
+    for number in range(3):
+        make_event(
+            db_session,
+            event_type="user_login_failed",
+            success=False,
+            ip_address="192.0.2.66",
+            user_email=f"guess{number % 2}@example.com",
+        )
+    make_event(db_session, event_type="user_login_failed", success=False, user_email="GUESS0@example.com")
+    page = staff.visit("/audit/failed-sign-ins")
+    assert "4 failed sign-ins in the last 24 hours." in page.words
+    by_address, by_person = page.select("table.numbers")
+    assert " ".join(by_address.get_text(" ").split()).startswith("IP address Attempts Accounts Last 192.0.2.66 3 2")
+    assert "guess0@example.com 3 1" in " ".join(by_person.get_text(" ").split())
+    assert "guess1@example.com 1 1" in " ".join(by_person.get_text(" ").split())
+
+
+def test_security_events_are_listed(staff: Visitor, db_session: Session) -> None:
+    make_event(db_session, event_type="rate_limit_exceeded", success=False, user_email="fast@example.com")
+    make_event(db_session, event_type="conversation_started", user_email="calm@example.com")
+    page = staff.visit("/audit/security")
+    assert "fast@example.com" in page.words
+    assert "calm@example.com" not in page.words
 
 
 def test_others_are_kept_out_and_their_try_is_recorded(sign_in, person: Person, db_session: Session) -> None:

@@ -11,10 +11,11 @@ from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from capecontrol import clock
+from capecontrol.audit.devices import browser_name
 from capecontrol.audit.models import AuditLog
 from capecontrol.auth import automation, passwords
 from capecontrol.auth.models import User, UserSession
-from capecontrol.auth.views import browser_name, safe_target
+from capecontrol.auth.views import safe_target
 from capecontrol.config import libpq_url
 from capecontrol.errors import RateLimited
 from tests.live_server import SECRET_KEY

@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 from capecontrol.conversations import events, replies, service
 from capecontrol.conversations.models import ConversationMessage
 from capecontrol.extensions import db
+from capecontrol.web import streams
 from tests.live_server import LiveServer
 from tests.people import PASSWORD, Person, make_person
 
@@ -61,7 +62,7 @@ def follow(app: Flask, person: Person) -> Iterator[Callable[..., Any]]:
     yield open_stream
     for answer in opened:
         answer.close()
-    assert app.extensions["conversation_streams"].taken == 0
+    assert app.extensions["streams"].taken == 0
 
 
 def make(app: Flask, reply_id: str) -> None:
@@ -197,13 +198,13 @@ def test_following_from_a_message_that_is_not_there_is_refused(follow, posted, q
 
 
 def test_a_process_gives_a_quarter_of_its_threads(app: Flask) -> None:
-    places = app.extensions["conversation_streams"].most
+    places = app.extensions["streams"].most
     assert places == app.config["SETTINGS"].web_threads // 4
     assert places >= 1
 
 
 def test_the_next_one_is_told_to_come_again(app: Flask, follow, posted) -> None:
-    open_streams = [follow(posted.conversation.id) for _ in range(app.extensions["conversation_streams"].most)]
+    open_streams = [follow(posted.conversation.id) for _ in range(app.extensions["streams"].most)]
     refused = follow(posted.conversation.id)
     assert refused.status_code == 503
     assert refused.is_json
@@ -215,15 +216,15 @@ def test_the_next_one_is_told_to_come_again(app: Flask, follow, posted) -> None:
 def test_a_place_comes_back_from_a_reader_who_leaves_in_the_middle(app: Flask, follow, posted) -> None:
     answer = follow(posted.conversation.id)
     next(chunks(answer))
-    assert app.extensions["conversation_streams"].taken == 1
+    assert app.extensions["streams"].taken == 1
     answer.close()
-    assert app.extensions["conversation_streams"].taken == 0
+    assert app.extensions["streams"].taken == 0
 
 
 def test_a_place_comes_back_from_a_stream_that_ended(app: Flask, follow, posted) -> None:
     make(app, posted.reply.id)
     list(chunks(follow(posted.conversation.id)))
-    assert app.extensions["conversation_streams"].taken == 0
+    assert app.extensions["streams"].taken == 0
 
 
 def test_a_place_comes_back_when_the_answer_is_never_sent(app: Flask, follow, posted, monkeypatch) -> None:
@@ -232,25 +233,25 @@ def test_a_place_comes_back_when_the_answer_is_never_sent(app: Flask, follow, po
 
     monkeypatch.setitem(app.after_request_funcs, "conversations_api", [broken])
     assert follow(posted.conversation.id).status_code == 500
-    assert app.extensions["conversation_streams"].taken == 0
+    assert app.extensions["streams"].taken == 0
 
 
 def test_a_place_comes_back_from_a_reader_who_never_reads(app: Flask, person: Person, posted) -> None:
     answer = app.test_client().head(f"/api/conversations/{posted.conversation.id}/events", headers=person.bearer)
     assert answer.status_code == 200
     answer.close()
-    assert app.extensions["conversation_streams"].taken == 0
+    assert app.extensions["streams"].taken == 0
 
 
 def test_refusals_take_no_place(app: Flask, follow, posted, noise: Person) -> None:
     follow("nothing")
     follow(posted.conversation.id, "?after=nothing")
     app.test_client().get(f"/api/conversations/{posted.conversation.id}/events", headers=noise.bearer)
-    assert app.extensions["conversation_streams"].taken == 0
+    assert app.extensions["streams"].taken == 0
 
 
 def test_giving_back_twice_gives_back_once() -> None:
-    places = events.Places(2)
+    places = streams.Places(2)
     first, second = places.take(), places.take()
     assert first is not None
     assert second is not None
@@ -381,7 +382,7 @@ def test_many_readers_at_once_leave_no_place_taken(committed_app: Flask) -> None
     assert len(statuses) == 10
     assert set(statuses) <= {200, 503}
     assert statuses.count(200) >= 2
-    assert committed_app.extensions["conversation_streams"].taken == 0
+    assert committed_app.extensions["streams"].taken == 0
     with committed_app.app_context():
         assert (
             db.session.scalar(text("SELECT status FROM conversation_messages WHERE role = 'assistant'")) == "complete"

@@ -57,7 +57,8 @@ def test_a_healthy_product_is_well(patient: Flask) -> None:
     answer = json.loads(doctor(patient, "--json").output)
     assert answer["ok"] is True
     checks = {finding["check"] for finding in answer["findings"]}
-    assert checks >= {"settings", "database", "migrations", "mapping", "audit", "worker", "foreign keys", "schema"}
+    assert checks >= {"settings", "database", "migrations", "mapping", "audit", "worker", "foreign keys"}
+    assert checks >= {"triggers", "schema"}
 
 
 def test_every_line_is_a_sentence_and_the_arithmetic_is_printed(patient: Flask) -> None:
@@ -82,6 +83,13 @@ def test_the_doctor_holds_no_more_connections_than_the_arithmetic_gives_a_comman
     [
         ("worker", ["DELETE FROM procrastinate_workers"]),
         ("audit", ["ALTER TABLE audit_logs ADD CONSTRAINT never CHECK (success IS NULL)"]),
+        (
+            "mail",
+            [
+                "INSERT INTO outgoing_mails (id, letter, recipient, state, attempts, created_at, ended_at) "
+                "VALUES ('1', 'alerts', 'ayanda@example.com', 'given_up', 52, now(), now())"
+            ],
+        ),
     ],
 )
 def test_a_release_is_only_warned_of_what_may_still_come(patient: Flask, check: str, breakage: list[str]) -> None:
@@ -104,6 +112,14 @@ def test_a_release_is_only_warned_of_what_may_still_come(patient: Flask, check: 
                 "ALTER TABLE audit_logs DROP CONSTRAINT fk_audit_logs_user_id_users_v2",
                 "ALTER TABLE audit_logs ADD CONSTRAINT fk_audit_logs_user_id_users_v2 FOREIGN KEY (user_id) "
                 "REFERENCES users (id) ON DELETE SET NULL",
+            ],
+        ),
+        (
+            "triggers",
+            "tg_audit_logs_change, tg_audit_seals_change is missing or off",
+            [
+                "ALTER TABLE audit_logs DISABLE TRIGGER tg_audit_logs_change",
+                "DROP TRIGGER tg_audit_seals_change ON audit_seals",
             ],
         ),
         (

@@ -28,6 +28,11 @@ OLD_JOB = """
     VALUES ('replies', 'conversations.make_reply', now() - interval '10 minutes')
 """
 
+MAIL_NOBODY_TOOK = """
+    INSERT INTO outgoing_mails (id, letter, recipient, state, attempts, last_trouble, created_at)
+    VALUES ('1', 'alerts', 'ayanda@example.com', 'waiting', 1, 'connection refused', now())
+"""
+
 
 @pytest.fixture(autouse=True)
 def _remembers_no_swallowed_event(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,7 +78,7 @@ def test_with_everything_well_all_is_ok(ask) -> None:
     status, body = ask()
     assert status == 200
     assert body["status"] == "ok"
-    assert list(body["parts"]) == ["database", "migrations", "mapping", "audit", "queue", "worker"]
+    assert list(body["parts"]) == ["database", "migrations", "mapping", "audit", "queue", "worker", "mail"]
     assert {part["state"] for part in body["parts"].values()} == {"ok"}
 
 
@@ -87,6 +92,7 @@ def test_with_everything_well_all_is_ok(ask) -> None:
         ("queue", "DROP TABLE procrastinate_events CASCADE"),
         ("worker", "DELETE FROM procrastinate_workers"),
         ("worker", "UPDATE procrastinate_workers SET last_heartbeat = now() - interval '2 minutes'"),
+        ("mail", MAIL_NOBODY_TOOK),
     ],
 )
 def test_what_the_product_can_do_without_is_degraded_with_200(watched: Flask, ask, part: str, breakage: str) -> None:

@@ -275,8 +275,14 @@ def test_every_round_of_housekeeping_runs() -> None:
     periodic = {task.name for task in (each.task for each in jobs.periodic_registry.periodic_tasks.values())}
     assert periodic == {
         "audit.replay",
+        "audit.seal",
+        "audit.seal_full",
+        "audit.purge",
+        "audit.deliver",
         "operations.retry_stalled",
         "operations.order_lost",
+        "operations.watch_record",
+        "operations.count_audit_hours",
         "operations.forget",
         "operations.forget_jobs",
     }

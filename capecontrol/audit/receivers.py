@@ -1,0 +1,205 @@
+"""Other systems that receive the record as it grows: an HTTP endpoint, and syslog over TLS.
+
+Each takes a batch whole or not at all as far as we know; what was perhaps taken is sent again, and every event carries
+its id, by which the receiver knows it.
+"""
+
+import contextlib
+import json
+import socket
+import ssl
+import threading
+from collections.abc import Mapping, Sequence
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+from capecontrol.audit import ocsf
+
+STEP_SECONDS = 10.0
+"""How long connecting, or one piece sent or read, may take."""
+
+BATCH_SECONDS = 30.0
+"""How long one batch may take altogether; a receiver that answers byte by byte is cut off."""
+
+MOST_RETRY_AFTER = 3600
+
+_LARGEST_ANSWER = 64 * 1024
+_TOO_LARGE = 413
+
+# RFC 5424: facility 13 is the log audit; severities from critical (2) to informational (6).
+_FACILITY = 13
+_SEVERITIES = {"critical": 2, "error": 3, "warning": 4, "info": 6}
+_LONGEST_MSGID = 32
+
+# Structured data of our own would need an enterprise number; this one is set aside for examples (RFC 5612).
+_STRUCTURE = "capecontrol@32473"
+
+Event = Mapping[str, Any]
+
+
+class DeliveryFailed(Exception):
+    """The receiver did not take the batch. The text is our own, without anything the receiver said."""
+
+    def __init__(self, reason: str, *, retry_after: int | None = None, is_too_large: bool = False) -> None:
+        super().__init__(reason)
+        self.retry_after = retry_after
+        self.is_too_large = is_too_large
+
+
+class Receiver(Protocol):
+    """One place events go to. `destination` is its address without secrets."""
+
+    name: str
+    destination: str
+
+    def send(self, batch: Sequence[Event]) -> None:
+        """Send rows of `audit_logs`. Raises DeliveryFailed unless the receiver has them all."""
+
+
+class HttpReceiver:
+    """Takes batches of OCSF events as NDJSON by POST; any status of 200 to 299 means it has them."""
+
+    name = "http"
+
+    def __init__(self, url: str, token: str) -> None:
+        self._parts = urlsplit(url)
+        self._token = token
+        self.destination = f"{self._parts.scheme}://{self._parts.netloc}{self._parts.path}"
+
+    def send(self, batch: Sequence[Event]) -> None:
+        """POST the batch. Redirects are not followed: the token is for this address."""
+        body = b"".join(_line(event) + b"\n" for event in batch)
+        headers = {"Content-Type": "application/x-ndjson", "User-Agent": "capecontrol"}
+        if self._token:
+            headers["Authorization"] = f"Bearer {self._token}"
+        target = self._parts.path or "/"
+        if self._parts.query:
+            target += f"?{self._parts.query}"
+        connection = self._connection()
+        ending = threading.Timer(BATCH_SECONDS, _cut_off, [connection])
+        ending.daemon = True
+        ending.start()
+        try:
+            connection.request("POST", target, body=body, headers=headers)
+            answer = connection.getresponse()
+            answer.read(_LARGEST_ANSWER)
+        except (OSError, HTTPException, ValueError) as error:
+            raise DeliveryFailed(_told(error)) from None
+        finally:
+            ending.cancel()
+            connection.close()
+        if not 200 <= answer.status < 300:
+            raise DeliveryFailed(
+                f"it answered {answer.status}",
+                retry_after=_seconds(answer.headers.get("Retry-After")),
+                is_too_large=answer.status == _TOO_LARGE,
+            )
+
+    def _connection(self) -> HTTPConnection:
+        host = self._parts.hostname or ""
+        if self._parts.scheme == "https":
+            context = ssl.create_default_context()
+            return HTTPSConnection(host, self._parts.port, timeout=STEP_SECONDS, context=context)
+        return HTTPConnection(host, self._parts.port, timeout=STEP_SECONDS)
+
+
+class SyslogReceiver:
+    """Takes events as RFC 5424 lines, framed by their length (RFC 5425).
+
+    Syslog has no answer that says "stored". So each batch has a connection, which we end in order and wait for the
+    other side to end too: TLS keeps the order, so by then it has read everything. A connection that breaks first
+    counts as not delivered.
+    """
+
+    name = "syslog"
+
+    def __init__(self, address: str, *, ca: str, hostname: str) -> None:
+        host, _, port = address.rpartition(":")
+        self._host = host.strip("[]")
+        self._port = int(port)
+        self._ca = ca or None
+        self._hostname = _header(hostname, 255)
+        self.destination = f"syslog+tls://{address}"
+
+    def send(self, batch: Sequence[Event]) -> None:
+        """Send the batch over a connection of its own, and see it to its end."""
+        lines = [syslog_line(event, self._hostname) for event in batch]
+        frames = b"".join(b"%d %b" % (len(line), line) for line in lines)
+        try:
+            context = ssl.create_default_context(cafile=self._ca)
+            with (
+                socket.create_connection((self._host, self._port), timeout=STEP_SECONDS) as plain,
+                context.wrap_socket(plain, server_hostname=self._host) as connection,
+            ):
+                connection.settimeout(BATCH_SECONDS)
+                connection.sendall(frames)
+                # Some close without TLS's own goodbye. A system closes a connection in order only when all of it was
+                # read; what was not read is answered with a reset, which is another error.
+                with contextlib.suppress(ssl.SSLEOFError):
+                    connection.unwrap()
+        except (OSError, ValueError) as error:
+            raise DeliveryFailed(_told(error)) from None
+
+
+def syslog_line(event: Event, hostname: str) -> bytes:
+    """Return an event as a line of RFC 5424, in ASCII: what it says in other letters is escaped in its JSON."""
+    priority = _FACILITY * 8 + _SEVERITIES.get(event["event_level"], 5)
+    moment = event["created_at"].strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    marks = {
+        "event_id": event["event_id"],
+        "event_type": event["event_type"],
+        "outcome": "success" if event["success"] else "failure",
+        "user_id": event["actor_ref"] or event["user_id"],
+        "src_ip": event["ip_address"],
+        "request_id": event["request_id"],
+    }
+    structure = "".join(f' {name}="{_parameter(value)}"' for name, value in marks.items() if value)
+    message_id = _header(event["event_type"], _LONGEST_MSGID)
+    head = f"<{priority}>1 {moment} {hostname} capecontrol - {message_id} [{_STRUCTURE}{structure}] "
+    return head.encode("ascii") + _line(event)
+
+
+def _line(event: Event) -> bytes:
+    """Return the event as one line of JSON in plain ASCII, in which nothing can begin a line of its own."""
+    return (
+        json.dumps(ocsf.describe(event), ensure_ascii=True, separators=(",", ":"))
+        .encode("ascii")
+        .replace(b"\x7f", b"\\u007f")
+    )
+
+
+def _parameter(value: str) -> str:
+    """Return a value of structured data: escaped as RFC 5424 wants it, without control characters, in ASCII."""
+    plain = "".join(character if " " <= character <= "~" else "?" for character in str(value)[:500])
+    return plain.replace("\\", "\\\\").replace('"', '\\"').replace("]", "\\]")
+
+
+def _header(value: str, longest: int) -> str:
+    """Return a field of the header: printable ASCII without spaces, or the sign for nothing."""
+    return "".join(character for character in value if "!" <= character <= "~")[:longest] or "-"
+
+
+def _seconds(header: str | None) -> int | None:
+    text = (header or "").strip()
+    return min(int(text), MOST_RETRY_AFTER) if text.isascii() and text.isdigit() and len(text) < 10 else None
+
+
+def _told(error: Exception) -> str:
+    """Return what went wrong in words of the system's, never the receiver's."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is not valid: {error.verify_message}"
+    if isinstance(error, TimeoutError):
+        return "it did not answer in time"
+    if isinstance(error, ssl.SSLError):
+        return f"TLS failed ({error.reason or type(error).__name__})"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return f"the connection broke ({type(error).__name__})"
+
+
+def _cut_off(connection: HTTPConnection) -> None:
+    """Wake up whoever waits on the connection; closing it here would not."""
+    if connection.sock is not None:
+        with contextlib.suppress(OSError):  # it ended by itself in the same moment
+            connection.sock.shutdown(socket.SHUT_RDWR)
