@@ -10,7 +10,7 @@ from wtforms.validators import InputRequired, ValidationError
 
 from capecontrol.auth import email_addresses
 from capecontrol.auth.passwords import SHORTEST, problems
-from capecontrol.web.text_rules import one_line, printable_key
+from capecontrol.web.text_rules import CHANGED_FORM, one_line, printable_key
 
 LONGEST_NAME = 200
 LONGEST_COMPANY = 255
@@ -80,7 +80,7 @@ class RegisterForm(FlaskForm):
             printable_key(field.data or "none", label="The hidden key")
         except ValueError:
             field.data = None
-            raise ValidationError("This form was changed on its way to us. Please send it again.") from None
+            raise ValidationError(CHANGED_FORM) from None
 
     def validate_terms(self, field: Field) -> None:
         """Require the tick."""

@@ -38,9 +38,7 @@ def start() -> Response | Page:
     form = StartForm()
     try:
         rate_limits.hold_to(rate_limits.START_CONVERSATION, who=actor.id)
-        started = service.start(
-            actor=actor, content=form.content.data or None, idempotency_key=form.idempotency_key.data or None
-        )
+        started = service.start(actor=actor, content=form.content.data or None, idempotency_key=form.take_key())
     except (Invalid, RateLimited) as refusal:
         _explain(form, refusal)
         return _list_page(form, actor=actor), status_of(refusal), _headers(refusal)
@@ -62,9 +60,7 @@ def post_message(conversation_id: str) -> Response | Page:
     form = PostForm()
     try:
         rate_limits.hold_to(rate_limits.POST_MESSAGE, who=actor.id)
-        service.post_message(
-            conversation_id, form.content.data, actor=actor, idempotency_key=form.idempotency_key.data or None
-        )
+        service.post_message(conversation_id, form.content.data, actor=actor, idempotency_key=form.take_key())
     except (Invalid, Conflict, RateLimited) as refusal:
         _explain(form, refusal)
         page = _conversation_page(conversation_id, actor=actor, post_form=form)

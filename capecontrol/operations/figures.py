@@ -149,7 +149,9 @@ def _deliveries() -> Iterator[Figure]:
         if not state.is_configured:
             words = f"{state.destination} is no longer in the settings; it had {state.delivered:,} events."
         elif state.last_error:
-            words = f"{state.destination} takes none ({state.last_error}); it is tried again by itself, and none is lost."
+            words = (
+                f"{state.destination} takes none ({state.last_error}); it is tried again by itself, and none is lost."
+            )
         elif state.waiting:
             words = f"{state.destination} gets them in order; the oldest has waited {state.lag_seconds:.0f} s."
         else:

@@ -3,6 +3,7 @@
 import unicodedata
 
 LONGEST_KEY = 200
+CHANGED_FORM = "This form was changed on its way to us. Please send it again."
 
 _ALLOWED_CONTROLS = {"\n", "\t"}
 

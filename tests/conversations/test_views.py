@@ -52,6 +52,25 @@ def test_a_double_click_on_a_starter_starts_one_conversation(thandi: Visitor, db
     assert db_session.scalar(select(func.count()).select_from(Conversation)) == 2
 
 
+@pytest.mark.parametrize(
+    "key", ["k" * 201, "k" * 100_000, "ключ", "a\tb"], ids=["long", "very long", "no ASCII", "a tab"]
+)
+def test_a_hidden_key_no_page_of_ours_has_made_is_refused_and_replaced(
+    thandi: Visitor, db_session: Session, key: str
+) -> None:
+    thandi.visit("/conversations")
+    page = thandi.send("/conversations", status=422, content="Which way is the wind?", idempotency_key=key)
+    assert "This form was changed on its way to us. Please send it again." in page.words
+    assert box(page) == "Which way is the wind?"
+    page = thandi.send("/conversations", content="Which way is the wind?")
+    action = f"{page.answer.request.path}/messages"
+    page = thandi.send(action, status=422, content="And tomorrow?", idempotency_key=key)
+    assert box(page) == "And tomorrow?"
+    thandi.send(action, content="And tomorrow?")
+    said = [message.content for message in messages(db_session) if message.role == "user"]
+    assert said == ["Which way is the wind?", "And tomorrow?"]
+
+
 def test_starting_leads_to_the_conversation_and_its_coming_reply(app: Flask, thandi: Visitor, db_session) -> None:
     page = start(thandi)
     conversation = only_conversation(db_session)
