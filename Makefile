@@ -21,7 +21,7 @@ check: environment  ## lint, format, types and the guard tests
 	@$(BIN)/mypy
 	@$(BIN)/python -m pytest -q -m guard
 
-bench: environment  ## measure it: one table, each figure beside a limit of the same run (ten minutes)
+bench: environment  ## measure it: one table, each figure beside a limit of the same run (half an hour)
 	@$(BIN)/python -m tests.load.bench
 
 drill: environment  ## break it on purpose: what people saw, what was lost (a quarter of an hour)

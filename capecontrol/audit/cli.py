@@ -14,7 +14,7 @@ from flask import Flask, current_app
 from flask.cli import AppGroup
 
 from capecontrol import clock
-from capecontrol.audit import delivery, evidence, offline, retention, seals, verification
+from capecontrol.audit import delivery, evidence, hours, offline, retention, seals, verification
 from capecontrol.audit import export as exporting
 from capecontrol.audit import replay as replaying
 from capecontrol.audit.evidence import Unreadable
@@ -188,6 +188,13 @@ def deliver() -> None:
         error = f", failing: {state.last_error}" if state.last_error else ""
         click.echo(f"{state.name} ({state.destination}): {state.delivered} delivered, {state.waiting} waiting{error}")
     sys.exit(1 if any(state.last_error for state in states) else 0)
+
+
+@audit.command("recount")
+def recount() -> None:
+    """Forget the counts by the hour; the worker makes all of them anew from the log, within minutes."""
+    hours.recount()
+    click.echo("The counts by the hour are forgotten. Until the worker has made them anew, statistics show less.")
 
 
 @audit.command("purge")

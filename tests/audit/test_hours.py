@@ -149,12 +149,14 @@ def test_a_mark_of_another_server_is_made_again(session: Session) -> None:
     assert sum(counted(session).values()) == 1
 
 
-def test_it_can_all_be_counted_again(session: Session) -> None:
+def test_it_can_all_be_counted_again(session: Session, committed_app: Flask) -> None:
     on_time(session, NOON)
     settle()
     session.execute(text("UPDATE audit_hours SET count = 77"))
     session.commit()
-    hours.recount()
+    result = committed_app.test_cli_runner().invoke(args=["audit", "recount"])
+    assert result.exit_code == 0, result.output
+    assert "are forgotten" in result.output
     assert counted(session) == {}
     settle()
     assert counted(session) == {(NOON, "user_login", True): 1}

@@ -32,8 +32,9 @@ from tests.load.figures import Row, tell_progress
 from tests.load.product import Database, durable_database
 
 PROCESSES = 2
-LONGEST_FAULT_SECONDS = 1.5
-CALM_SECONDS = 0.7
+CALM_SHARE = 0.5
+"""How long it is calm after a fault, as a share of the fault."""
+
 GIVE_UP_SECONDS = 1800.0
 
 _DOOM = (
@@ -56,6 +57,7 @@ _KILL = (
 def add_options(parser: ArgumentParser) -> None:
     """Add what can be chosen."""
     parser.add_argument("--acts", type=int, default=20_000, help="how many acts are to happen")
+    parser.add_argument("--fault-seconds", type=float, default=1.5, help="how long each fault lasts")
 
 
 class _Actor:
@@ -225,7 +227,7 @@ def run(options: Namespace, database: Database | None = None) -> Report:
         drill.execute(_DOOM)
         stack.callback(drill.end)
         began = time.monotonic()
-        _break(drill, options.acts)
+        _break(drill, options.acts, options.fault_seconds)
         drill.end()
         drill.database.ask(_KILL)  # and with them the transactions of those killed
         _wait_for_transactions(drill)
@@ -234,7 +236,7 @@ def run(options: Namespace, database: Database | None = None) -> Report:
         return _report(drill, options, by_themselves, replays, time.monotonic() - began)
 
 
-def _break(drill: _Drill, acts: int) -> None:
+def _break(drill: _Drill, acts: int, fault_seconds: float) -> None:
     faults = itertools.cycle(FAULTS)
     drill.keep_acting()
     ends_at = time.monotonic() + GIVE_UP_SECONDS
@@ -246,9 +248,9 @@ def _break(drill: _Drill, acts: int) -> None:
             for part in parts:
                 stack.enter_context(part(drill))
             drill.broken[name] += 1
-            time.sleep(LONGEST_FAULT_SECONDS)
+            time.sleep(fault_seconds)
         drill.keep_acting()
-        time.sleep(CALM_SECONDS)
+        time.sleep(fault_seconds * CALM_SHARE)
         if sum(drill.broken.values()) % 20 == 0:
             tell_progress(f"{drill.happened():,} acts, {sum(drill.broken.values())} faults")
 

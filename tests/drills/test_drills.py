@@ -20,8 +20,8 @@ COUNTED = ("0", "all", "100 %")
         (crowd, ["--people", "60", "--within", "0.5"]),
         (killed_web, ["--runs", str(len(POINTS))]),
         (idle_connections, ["--connections", "100"]),
-        (audit_locked, ["--seconds", "3", "--in-flight-seconds", "2"]),
-        (audit_faults, ["--acts", "300"]),
+        (audit_locked, ["--seconds", "2", "--in-flight-seconds", "2"]),
+        (audit_faults, ["--acts", "200", "--fault-seconds", "0.5"]),
     ],
     ids=lambda value: value.__name__ if isinstance(value, ModuleType) else "",
 )

@@ -1,17 +1,14 @@
 """The export of the audit log, measured: rows a second and memory, beside a bare COPY of the same table.
 
-`python -m tests.load.audit_export [--rows 1000000]`. The export comes through gunicorn as a reader gets it; the limit
-is the driver copying the same rows to nowhere, on the same table in the same run.
+The export comes through gunicorn as a reader gets it; the limit is the driver copying the same rows to nowhere, on the
+same table in the same run.
 """
 
-import argparse
 import http.client
 import json
 import subprocess
 import sys
-import tempfile
 import time
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import psutil  # type: ignore[import-untyped]
@@ -21,57 +18,26 @@ import requests
 from capecontrol.audit.export import FORMATS
 from capecontrol.config import libpq_url
 from tests.live_server import REPOSITORY
-from tests.load.figures import Row, machine, say, table, tell_progress
-from tests.load.product import POSTGRES, Database, WebServer, durable_database, web_servers
+from tests.load.figures import Row, tell_progress
+from tests.load.product import Database, WebServer
 from tests.people import PASSWORD
 
 ROWS_GOAL = 100_000
 MEMORY_GOAL_MB = 100
-BATCH = 100_000
 STAFF = "ayanda@example.com"
 
-_FILL = """
-INSERT INTO audit_logs (event_id, actor_ref, user_email, user_role, event_type, event_category, event_level, success,
-    ip_address, user_agent, endpoint, http_method, request_id, session_id, event_metadata, created_at)
-SELECT 'bench-' || n, md5(n::text), 'person-' || n %% 5000 || '@example.com', 'client',
-    (ARRAY['user_login', 'user_logout', 'conversation_started', 'ai_prompt_submitted'])[1 + n %% 4], 'authentication',
-    'info', n %% 50 > 0, '192.0.2.' || n %% 250,
-    'Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/131.0 Safari/537.36',
-    'auth.sign_in', 'POST', md5((n + 1)::text), md5((n + 2)::text),
-    jsonb_build_object('method', 'page', 'remembered', n %% 2 = 0), '2024-01-01'::timestamptz + n * interval '1 second'
-FROM generate_series(%s::bigint, %s::bigint) AS n
-"""
 _BARE = (
     "COPY (SELECT row_to_json(line)::text FROM (SELECT * FROM audit_logs ORDER BY created_at, event_id) AS line) "
     "TO STDOUT WITH (FORMAT csv, QUOTE E'\\x01', DELIMITER E'\\x02')"
 )
 
 
-def main() -> None:
-    """Measure and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", type=int, default=1_000_000)
-    rows = parser.parse_args().rows
-    with (
-        durable_database() as database,
-        tempfile.TemporaryDirectory() as folder,
-        web_servers(database, Path(folder), WEB_CONCURRENCY="1") as servers,
-    ):
-        token = administrator_token(servers[0])
-        fill(database, rows)
-        tell_progress("a bare COPY")
-        bare = bare_rows_a_second(database, rows)
-        lines = [measure(servers[0], token, name, rows, bare) for name in FORMATS]
-        say(f"{machine(POSTGRES)}\n\n{table(line for pair in lines for line in pair)}")
-
-
-def fill(database: Database, rows: int) -> None:
-    """Store so many events, in the order in which they happened."""
-    with psycopg.connect(libpq_url(database.url), autocommit=True) as connection:
-        for start in range(0, rows, BATCH):
-            tell_progress(f"{start:,} of {rows:,} events stored")
-            connection.execute(_FILL, (start + 1, min(start + BATCH, rows)))
-        connection.execute("VACUUM ANALYZE audit_logs")
+def measure(server: WebServer, database: Database, rows: int) -> list[Row]:
+    """Export everything in each format, as a reader does who keeps nothing."""
+    token = administrator_token(server)
+    tell_progress("a bare COPY")
+    bare = bare_rows_a_second(database, rows)
+    return [row for name in FORMATS for row in measure_format(server, token, name, rows, bare)]
 
 
 def bare_rows_a_second(database: Database, rows: int) -> float:
@@ -88,14 +54,14 @@ def bare_rows_a_second(database: Database, rows: int) -> float:
     return best
 
 
-def measure(server: WebServer, token: str, file_format: str, rows: int, bare: float) -> tuple[Row, Row]:
-    """Fetch everything once, as a reader does who keeps nothing."""
+def measure_format(server: WebServer, token: str, file_format: str, rows: int, bare: float) -> tuple[Row, Row]:
+    """Fetch everything once."""
     tell_progress(f"export as {file_format}")
     web = psutil.Process(server.worker_pids()[0])
     before = web.memory_info().rss
     parts = urlsplit(server.url)
     connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=600)
-    path = f"/api/audit/export?format={file_format}&end_date=2025-10-31"
+    path = f"/api/audit/export?format={file_format}"
     started = time.perf_counter()
     connection.request("GET", path, headers={"Authorization": f"Bearer {token}"})
     answer = connection.getresponse()
@@ -149,7 +115,3 @@ def administrator_token(server: WebServer) -> str:
     )
     assert answer.status_code == 200, answer.text
     return str(answer.json()["access_token"])
-
-
-if __name__ == "__main__":
-    main()

@@ -14,7 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote
 
-from tests.load import limits
+from capecontrol import create_app
+from tests.conftest import dispose, settings_for
+from tests.load import audit_cost, limits, record
 from tests.load.applicants import PASSWORD, Journey, Registrar, broken_answers, register_without_pause
 from tests.load.figures import Row, machine, median, milliseconds, percentile, say, table, tell_progress
 from tests.load.product import (
@@ -176,6 +178,20 @@ def _steps(bench: Bench, used: list[dict[str, float]], hash_ms: float) -> list[R
         Row("... by process, core-ms a registration", parts),
         Row("... by the request log, ms of the clock", f"{clock}, rest {rest:.1f}; in all {means['total']:.1f}"),
     ]
+
+
+async def audit(bench: Bench) -> list[Row]:
+    """Measure what the record adds to a registration when nothing else goes on."""
+    earlier = len(bench.web.requests_logged("auth_api.register", 201))
+    registrar = Registrar(HOST, bench.web.port, "alone")
+    journeys = await register_without_pause(registrar, 1, bench.lengths.registrations)
+    lines = bench.web.requests_logged("auth_api.register", 201)[earlier:]
+    app = create_app(settings_for(bench.database.url))
+    try:
+        inserting = audit_cost.insert_in_a_savepoint(app)
+    finally:
+        dispose(app)
+    return [audit_cost.share_of_a_registration(lines), _failures_row(journeys), inserting]
 
 
 async def burst(bench: Bench) -> list[Row]:
@@ -355,7 +371,16 @@ def _mean(values: list[float]) -> float:
     return sum(values) / len(values) if values else math.nan
 
 
-PARTS = {"checks": email_checks, "registrations": registrations, "burst": burst, "storm": storm}
+PARTS = {
+    "checks": email_checks,
+    "registrations": registrations,
+    "audit": audit,
+    "burst": burst,
+    "storm": storm,
+}
+RECORD = "record"
+LONG = (1_000_000, 10_000_000)
+"""How many events the audit log is measured with."""
 
 
 async def measure(bench: Bench, parts: list[str]) -> list[Row]:
@@ -371,10 +396,22 @@ async def measure(bench: Bench, parts: list[str]) -> list[Row]:
 def main() -> None:
     """Measure and write the table."""
     parser = argparse.ArgumentParser(prog="python -m tests.load.bench", description=__doc__)
-    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="which parts; all when none is named")
+    parser.add_argument("parts", nargs="*", choices=[*PARTS, RECORD, []], help="which parts; all when none is named")
     parser.add_argument("--quick", action="store_true", help="a few seconds each: to see that it works")
+    parser.add_argument("--rows", type=int, nargs="*", help="how many events the audit log is to have")
     options = parser.parse_args()
     allow_many_connections()
+    parts = options.parts or [*PARTS, RECORD]
+    short = [name for name in parts if name in PARTS]
+    if short:
+        _measure_short(short, QUICK if options.quick else Lengths())
+    if RECORD in parts:
+        for rows in options.rows or ([50_000] if options.quick else LONG):
+            say(f"\nMeasured {machine(POSTGRES)}\n")
+            say(table(record.measure(rows)))
+
+
+def _measure_short(parts: list[str], lengths: Lengths) -> None:
     with (
         tempfile.TemporaryDirectory(prefix="capecontrol-bench-") as folder,
         durable_database() as database,
@@ -383,9 +420,9 @@ def main() -> None:
         router_before([web], Path(folder)) as router,
     ):
         database.seed("person", SEEDED)
-        bench = Bench(database, web, bare, router, QUICK if options.quick else Lengths())
+        bench = Bench(database, web, bare, router, lengths)
         meter = Meter(web=web.pid, bare=bare.pid, postgres=database.postmaster())
-        rows = asyncio.run(measure(bench, options.parts or list(PARTS)))
+        rows = asyncio.run(measure(bench, parts))
         used = meter.end()
         say(f"Measured {machine(POSTGRES)} Others used {used['others'] / used['elapsed']:.2f} cores meanwhile.\n")
         say(table(rows))
