@@ -5,13 +5,12 @@ from datetime import timedelta
 from typing import Any
 
 import structlog
-from flask import current_app
 from sqlalchemy import select, update
 
 from capecontrol import clock
-from capecontrol.config import Settings
 from capecontrol.extensions import db
 from capecontrol.mail import letters, smtp
+from capecontrol.mail.letters import Stationery
 from capecontrol.mail.models import OutgoingMail
 from capecontrol.mail.outgoing import defer_sending
 
@@ -31,10 +30,11 @@ _places = threading.BoundedSemaphore(AT_A_TIME)
 log = structlog.get_logger("mail")
 
 
-def deliver(mail_id: str) -> str:
+def deliver(mail_id: str, *, on: Stationery, has_server: bool) -> str:
     """Try to send a mail and return its state afterwards; does nothing to one that is over or gone.
 
-    A try in vain orders the next one in the same transaction that counts it, so neither exists without the other.
+    Without a server it is kept, for whoever develops to read. A try in vain orders the next one in the same transaction
+    that counts it, so neither exists without the other.
     Raises what the database or a letter's template raises.
     """
     if not _places.acquire(blocking=False):
@@ -42,7 +42,7 @@ def deliver(mail_id: str) -> str:
         db.session.commit()
         return "waiting"
     try:
-        return _deliver(mail_id)
+        return _deliver(mail_id, on, has_server)
     finally:
         _places.release()
 
@@ -53,7 +53,7 @@ def give_up(mail_id: str, *, reason: str) -> None:
     _end(mail_id, "given_up", last_trouble=reason)
 
 
-def _deliver(mail_id: str) -> str:
+def _deliver(mail_id: str, stationery: Stationery, has_server: bool) -> str:
     mail = db.session.execute(
         select(OutgoingMail.letter, OutgoingMail.recipient, OutgoingMail.fields, OutgoingMail.attempts).where(
             OutgoingMail.id == mail_id, OutgoingMail.state == "waiting"
@@ -62,9 +62,8 @@ def _deliver(mail_id: str) -> str:
     db.session.rollback()  # no connection is held while the mail server thinks
     if mail is None:
         return "over"
-    written = letters.write(mail.letter, mail.fields)
-    settings: Settings = current_app.config["SETTINGS"]
-    if settings.mail_server is None:
+    written = letters.write(mail.letter, mail.fields, on=stationery)
+    if not has_server:
         return _end(mail_id, "kept", subject=written.subject, text_body=written.text, html_body=written.html)
     try:
         smtp.hand_over(written, to=mail.recipient, mail_id=mail_id)

@@ -5,10 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from flask import current_app
+from jinja2 import Environment
 
 from capecontrol import clock
-from capecontrol.config import Settings
 
 _SUBJECT = "Subject: "
 _GAPS = re.compile(r"\n{3,}")  # what a template's own lines leave behind
@@ -33,6 +32,14 @@ class Written:
     html: str
 
 
+@dataclass(frozen=True, slots=True)
+class Stationery:
+    """What every letter is written on: the templates, and PUBLIC_URL, with which its links begin."""
+
+    address: str
+    templates: Environment
+
+
 _listed: dict[str, Letter] = {}
 
 
@@ -49,16 +56,15 @@ def all_letters() -> dict[str, Letter]:
     return dict(_listed)
 
 
-def write(name: str, fields: Mapping[str, Any]) -> Written:
-    """Fill in a letter. Every link is absolute and begins with PUBLIC_URL. Raises KeyError or a template's error."""
+def write(name: str, fields: Mapping[str, Any], *, on: Stationery) -> Written:
+    """Fill in a letter; every link in it is absolute. Raises KeyError or a template's error."""
     letter = _listed[name]
-    settings: Settings = current_app.config["SETTINGS"]
 
     def link(path: str) -> str:
-        return f"{settings.address}{path}"
+        return f"{on.address}{path}"
 
     # Straight from the environment: a page's context (who is signed in, flashes) has no place in a mail.
-    templates = current_app.jinja_env
+    templates = on.templates
     filled = dict(fields) | {"link": link, "now": clock.now()}
     first, _, text = templates.get_template(letter.text).render(filled).partition("\n")
     if not first.startswith(_SUBJECT):

@@ -2,14 +2,17 @@
 
 import smtplib
 import ssl
+from typing import TYPE_CHECKING
 
-from flask import Flask
 from flask_mailman import EmailMultiAlternatives
 from flask_mailman.backends.smtp import EmailBackend
 
 from capecontrol.config import Settings
 from capecontrol.extensions import mail
 from capecontrol.mail.letters import Written
+
+if TYPE_CHECKING:
+    from flask import Flask
 
 STEP_SECONDS = 10
 _PERMANENT = 500
@@ -60,7 +63,7 @@ class VerifiedSmtp(EmailBackend):
                 connection.close()
 
 
-def init_app(app: Flask, settings: Settings) -> None:
+def init_app(app: "Flask", settings: Settings) -> None:
     """Tell Flask-Mailman where mail goes; connects to nothing."""
     server = settings.mail_server
     app.config.update(MAIL_BACKEND=VerifiedSmtp, MAIL_TIMEOUT=STEP_SECONDS, MAIL_DEFAULT_SENDER=settings.mail_from)

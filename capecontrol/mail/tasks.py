@@ -1,9 +1,12 @@
 """The job that sends a mail."""
 
+from flask import current_app
 from procrastinate import JobContext, RetryStrategy
 
+from capecontrol.config import Settings
 from capecontrol.extensions import jobs
 from capecontrol.mail import delivery
+from capecontrol.mail.letters import Stationery
 from capecontrol.mail.outgoing import MAILS, SEND_MAIL
 
 RETRIES = 5
@@ -23,8 +26,15 @@ def send_mail(context: JobContext, mail_id: str) -> None:
         delivery.give_up(mail_id, reason="WorkerDied")
         return
     try:
-        delivery.deliver(mail_id)
+        deliver(mail_id)
     except Exception as failure:
         if tries_before == RETRIES:
             delivery.give_up(mail_id, reason=type(failure).__name__)
         raise
+
+
+def deliver(mail_id: str) -> str:
+    """Try to send a mail as the running application sends them; return its state afterwards."""
+    settings: Settings = current_app.config["SETTINGS"]
+    stationery = Stationery(settings.address, current_app.jinja_env)
+    return delivery.deliver(mail_id, on=stationery, has_server=settings.mail_server is not None)

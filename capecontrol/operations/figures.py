@@ -12,7 +12,7 @@ from capecontrol import clock
 from capecontrol.audit import alerts, delivery, recorder
 from capecontrol.audit.models import AuditLog
 from capecontrol.auth import waiting_room
-from capecontrol.config import Settings
+from capecontrol.config import Settings, on_a_dyno
 from capecontrol.extensions import db
 from capecontrol.mail import outgoing
 from capecontrol.operations.readiness import state_of
@@ -107,7 +107,8 @@ def _mail() -> Iterator[Figure]:
     yield Figure("waiting", found.waiting, words, needs_you=bool(found.stuck))
     if settings.mail_server is None:
         kept = len(outgoing.list_kept())
-        yield Figure("in the outbox", kept, "No mail server is set, so they stay here for a week. SMTP_URL names one.")
+        words = "No mail server is set, so they reach nobody and stay here for a week. SMTP_URL names one."
+        yield Figure("in the outbox", kept, words, needs_you=on_a_dyno() and bool(kept))
         return
     yield Figure("sent today", found.sent, "The mail server took them in the last 24 hours.")
     yield Figure(

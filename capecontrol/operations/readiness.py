@@ -17,7 +17,7 @@ from sqlalchemy.orm import configure_mappers
 from capecontrol import clock, ids
 from capecontrol.audit import recorder, savepoint, spool
 from capecontrol.audit.models import AuditLog
-from capecontrol.config import ROOT, Settings
+from capecontrol.config import ROOT, Settings, on_a_dyno
 from capecontrol.database import short_transaction
 from capecontrol.extensions import Base, db
 
@@ -267,6 +267,8 @@ def _mail(connection: Connection) -> Part:
     if found.given_up:
         return Part("mail", "degraded", f"{found.given_up} mails could not be sent within a day and were given up.")
     settings: Settings = current_app.config["SETTINGS"]
+    if settings.mail_server is None and on_a_dyno():
+        return Part("mail", "degraded", "No mail server is set, so nobody gets any mail: set SMTP_URL.")
     if settings.mail_server is None:
         return Part("mail", "ok", "No mail server is set, so mails stay in the outbox; SMTP_URL names one.")
     return Part("mail", "ok", "The mail server takes what there is to send.")

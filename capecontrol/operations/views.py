@@ -7,7 +7,7 @@ from werkzeug.wrappers import Response as Redirect
 
 from capecontrol.audit import alerts
 from capecontrol.auth.identity import admin_required, signed_in
-from capecontrol.config import Settings
+from capecontrol.config import Settings, on_a_dyno
 from capecontrol.mail import outgoing
 from capecontrol.operations import figures
 from capecontrol.operations.health import current_readiness
@@ -38,7 +38,7 @@ def show() -> str:
         alerts=open_alerts,
         sections=sections,
         needs=needs,
-        has_outbox=_settings().mail_server is None,
+        has_outbox=_has_outbox(),
     )
 
 
@@ -76,11 +76,11 @@ def show_kept_html(mail_id: UUID) -> Response:
 
 
 def _need_outbox() -> None:
-    """Leave only where mails have nowhere else to go: with a server set, nobody reads other people's mails here."""
-    if _settings().mail_server is not None:
+    if not _has_outbox():
         abort(404)
 
 
-def _settings() -> Settings:
+def _has_outbox() -> bool:
+    """Say whether mails are read here: where no server is set, and never on a dyno, where they are other people's."""
     settings: Settings = current_app.config["SETTINGS"]
-    return settings
+    return settings.mail_server is None and not on_a_dyno()

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from datetime import timedelta
 from email.message import EmailMessage
 from pathlib import Path
+from typing import Any
 
 import pytest
 from flask import Flask
@@ -16,7 +17,8 @@ from structlog.testing import capture_logs
 
 from capecontrol import clock, config, create_app
 from capecontrol.extensions import db
-from capecontrol.mail import delivery, letters, outgoing
+from capecontrol.mail import delivery, letters, outgoing, tasks
+from capecontrol.mail.letters import Stationery, Written
 from capecontrol.mail.models import OutgoingMail
 from capecontrol.operations import readiness
 from tests.conftest import dispose, settings_for
@@ -71,7 +73,11 @@ def order(app: Flask, to: str = TO) -> str:
 
 def deliver(app: Flask, mail_id: str) -> str:
     with app.app_context():
-        return delivery.deliver(mail_id)
+        return tasks.deliver(mail_id)
+
+
+def write(app: Flask, name: str, fields: dict[str, Any]) -> Written:
+    return letters.write(name, fields, on=Stationery(app.config["SETTINGS"].address, app.jinja_env))
 
 
 def row(app: Flask, mail_id: str) -> OutgoingMail:
@@ -138,8 +144,7 @@ def test_a_persons_mails_go_with_the_person(sending: Flask) -> None:
 @pytest.mark.parametrize("name", sorted(letters.all_letters()))
 def test_every_letter_reads_well_as_text_and_as_html(app_with, name: str) -> None:
     app = app_with(public_url="https://app.example.com")
-    with app.app_context():
-        written = letters.write(name, LETTERS[name])
+    written = write(app, name, LETTERS[name])
     assert written.subject
     assert "\n" not in written.subject
     assert "Cape Control" in written.subject
@@ -153,8 +158,7 @@ def test_every_letter_reads_well_as_text_and_as_html(app_with, name: str) -> Non
 
 
 def test_what_people_write_stays_text_in_a_letter(app: Flask) -> None:
-    with app.app_context():
-        written = letters.write("new_device", DEVICE | {"name": "<b>Eve</b>", "device": "a\nSubject: b"})
+    written = write(app, "new_device", DEVICE | {"name": "<b>Eve</b>", "device": "a\nSubject: b"})
     assert "<b>Eve</b>" in written.text
     assert "&lt;b&gt;Eve&lt;/b&gt;" in written.html
     assert written.subject == "A new sign-in to your Cape Control account"
@@ -162,8 +166,7 @@ def test_what_people_write_stays_text_in_a_letter(app: Flask) -> None:
 
 def test_a_subject_is_one_line_whatever_stands_in_it(app: Flask) -> None:
     fields = {"alerts": [LETTERS["alerts"]["alerts"][0] | {"title": "One\nBcc: other@example.com"}], "more": 0}
-    with app.app_context():
-        written = letters.write("alerts", fields)
+    written = write(app, "alerts", fields)
     assert "\n" not in written.subject
 
 

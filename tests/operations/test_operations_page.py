@@ -8,11 +8,10 @@ from sqlalchemy import select, text, update
 from sqlalchemy.orm import Session
 
 from capecontrol import create_app
-from capecontrol.audit import alerts, recorder
-from capecontrol.audit import delivery as record_delivery
+from capecontrol.audit import alerts, delivery, recorder
 from capecontrol.audit.models import AuditAlert, AuditLog
 from capecontrol.extensions import db
-from capecontrol.mail import delivery, letters, outgoing
+from capecontrol.mail import letters, outgoing, tasks
 from capecontrol.mail.models import OutgoingMail
 from capecontrol.operations.readiness import Watch
 from tests.conftest import dispose, settings_for
@@ -27,7 +26,7 @@ DEVICE = {"name": "Thandi", "device": "Firefox on Linux", "ip_address": "192.0.2
 @pytest.fixture(autouse=True)
 def _looks_afresh(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
     """Forget what other tests made this process swallow, deliver, and see of their parts."""
-    record_delivery.configure(app.config["SETTINGS"])
+    delivery.configure(app.config["SETTINGS"])
     monkeypatch.setattr(recorder, "health", recorder.Health())
     app.extensions["readiness"] = Watch()
 
@@ -108,7 +107,7 @@ def test_a_receiver_that_takes_no_events_needs_somebody(broken) -> None:
     staff = broken(audit_stream_url=f"http://127.0.0.1:{free_port()}/events?key=of-the-receiver")
     app = staff.client.application
     with app.app_context():
-        record_delivery.deliver_all()
+        delivery.deliver_all()
     page = staff.visit(PAGE)
     waiting, words = figures_on(page)["Waiting for http"]
     assert int(waiting) > 0
@@ -184,7 +183,7 @@ def test_a_dead_mail_server_is_told_with_what_to_do(broken) -> None:
     with app.app_context():
         mail_id = outgoing.order(letters.NEW_DEVICE, to="thandi@example.com", fields=DEVICE, user_id=None)
         db.session.commit()
-        delivery.deliver(mail_id)
+        tasks.deliver(mail_id)
     page = visitor.visit(PAGE)
     assert "check SMTP_URL and the server" in parts_on(page)["Mail degraded"]
     assert figures_on(page)["Waiting"][0] == "1"
@@ -240,7 +239,7 @@ def keep(app: Flask, **fields: str) -> str:
     with app.app_context():
         mail_id = outgoing.order(letters.NEW_DEVICE, to="thandi@example.com", fields=DEVICE | fields, user_id=None)
         db.session.commit()
-        assert delivery.deliver(mail_id) == "kept"
+        assert tasks.deliver(mail_id) == "kept"
     return mail_id
 
 
@@ -269,6 +268,16 @@ def test_a_mail_that_was_sent_or_never_was_is_not_in_the_outbox(
     db_session.commit()
     for path in (mail_id, f"{mail_id}/html", "01a20b54-59b6-73dc-bed7-75fc94ed232e"):
         assert staff.get(f"{PAGE}/outbox/{path}").status_code == 404
+
+
+def test_on_a_dyno_nobody_reads_other_peoples_mails(
+    app: Flask, staff: Visitor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DYNO", "web.1")
+    assert not staff.visit(PAGE).find("a", href=f"{PAGE}/outbox")
+    assert staff.get(f"{PAGE}/outbox").status_code == 404
+    app.extensions["readiness"] = Watch()
+    assert "nobody gets any mail: set SMTP_URL" in parts_on(staff.visit(PAGE))["Mail degraded"]
 
 
 def test_with_a_mail_server_there_is_no_outbox(broken) -> None:
