@@ -1,6 +1,7 @@
 """The audit table is locked while people register, for a minute, and again with 32 of them in flight."""
 
 import asyncio
+import json
 import os
 import time
 from argparse import ArgumentParser, Namespace
@@ -13,7 +14,6 @@ from typing import Any
 import psycopg2
 
 from capecontrol.audit.breaker import FAILURES, OPEN_SECONDS
-from capecontrol.audit.savepoint import LOCK_MS
 from capecontrol.config import libpq_url
 from tests.drills.report import Report, codes_of, count_row, time_row
 from tests.drills.stage import HOST, Stage, stage
@@ -26,6 +26,8 @@ from tests.load.wire import request_bytes
 IN_FLIGHT = 32
 CHECKS_A_SECOND = 40.0
 CHECK = "/api/auth/v2/validate-email?email=ines%40example.com"
+SPILL = "AUDIT_SPILL "
+LOCKED = "55P03"
 STORED_WITHIN_SECONDS = 60.0
 MOST_MS = 150.0
 REST_MS = 5.0
@@ -37,12 +39,20 @@ def add_options(parser: ArgumentParser) -> None:
     parser.add_argument("--in-flight-seconds", type=float, default=20.0, help="how long it is locked the second time")
 
 
+@dataclass(frozen=True, slots=True)
+class _Cost:
+    """What the record cost a registration, in milliseconds, and whether it waited for the lock."""
+
+    milliseconds: float
+    has_waited: bool
+
+
 @dataclass(slots=True)
 class _Seen:
-    """What happened in one drill; `audit_ms` holds, for each process, what the record cost each registration."""
+    """What happened in one drill; `before` and `during` hold, for each process, what the record cost registrations."""
 
-    before: list[list[float]] = field(default_factory=list)
-    during: list[list[float]] = field(default_factory=list)
+    before: list[list["_Cost"]] = field(default_factory=list)
+    during: list[list["_Cost"]] = field(default_factory=list)
     journeys: list[Journey] = field(default_factory=list)
     stored_after: float = 0.0
     calm: list[Journey] = field(default_factory=list)
@@ -67,7 +77,7 @@ async def _drill(scene: Stage, options: Namespace) -> _Seen:
     tell_progress(f"half the capacity: {rate:.1f} registrations/s")
     registrar = Registrar(HOST, scene.port, "calm")
     await crowd(registrar.come, when=arrivals(rate, measured))
-    seen.before, read = _audit_ms(scene), _lengths(scene)
+    seen.before = _costs(scene)
 
     with _locked(scene):
         tell_progress(f"locked for {options.seconds:g} s")
@@ -75,7 +85,7 @@ async def _drill(scene: Stage, options: Namespace) -> _Seen:
         registrar = Registrar(HOST, scene.port, "locked")
         seen.journeys = await crowd(registrar.come, when=arrivals(rate, options.seconds))
         await asyncio.sleep(max(0.0, began + options.seconds - time.monotonic()))
-        seen.during = [times[length:] for times, length in zip(_audit_ms(scene), read, strict=True)]
+        seen.during = [now[len(then) :] for now, then in zip(_costs(scene), seen.before, strict=True)]
     seen.stored_after = await _until_stored(scene)
 
     seen.calm = await _all_at_once(scene, "together")
@@ -120,14 +130,18 @@ async def _until_stored(scene: Stage) -> float:
     return time.monotonic() - began
 
 
-def _audit_ms(scene: Stage) -> list[list[float]]:
-    """Return what the record cost each registration so far, by web server: each is one process."""
-    logged = [server.requests_logged("auth_api.register", 201) for server in scene.servers]
-    return [[float(line["audit_ms"]) for line in lines] for lines in logged]
+def _costs(scene: Stage) -> list[list[_Cost]]:
+    """Return what the record cost each registration so far, by web server: each is one process.
 
-
-def _lengths(scene: Stage) -> list[int]:
-    return [len(times) for times in _audit_ms(scene)]
+    The event that a registration could not write says why, and whose request it was.
+    """
+    found = []
+    for server in scene.servers:
+        spilled = [line.removeprefix(SPILL) for line in server.log().splitlines() if line.startswith(SPILL)]
+        waited = {event["request_id"] for event in map(json.loads, spilled) if event["reason"] == LOCKED}
+        lines = server.requests_logged("auth_api.register", 201)
+        found.append([_Cost(float(line["audit_ms"]), line["request_id"] in waited) for line in lines])
+    return found
 
 
 def _flushes(folder: Path) -> list[float]:
@@ -156,9 +170,9 @@ def _events(scene: Stage, label: str) -> list[tuple[Any, ...]]:
 
 def _report(scene: Stage, options: Namespace, seen: _Seen) -> Report:
     probes = int(options.seconds // OPEN_SECONDS)
-    before = [each for times in seen.before for each in times]
-    waited = [[each for each in times if each >= LOCK_MS * 0.95] for times in seen.during]
-    rest = [each for times in seen.during for each in times if each < LOCK_MS * 0.95]
+    before = [cost.milliseconds for costs in seen.before for cost in costs]
+    waited = [[cost.milliseconds for cost in costs if cost.has_waited] for costs in seen.during]
+    rest = [cost.milliseconds for costs in seen.during for cost in costs if not cost.has_waited]
     slowest = max((each for times in waited for each in times), default=0.0)
     flush = percentile(seen.flushes, 0.99)
     most = max(map(len, waited))
