@@ -15,6 +15,7 @@ from capecontrol.conversations.schemas import MessageAnswer
 from capecontrol.errors import Conflict, DomainError, Invalid, RateLimited
 from capecontrol.web import rate_limits
 from capecontrol.web.error_handlers import status_of
+from capecontrol.web.form_requests import take_key
 
 pages = Blueprint("conversations", __name__, url_prefix="/conversations")
 
@@ -38,7 +39,9 @@ def start() -> Response | Page:
     form = StartForm()
     try:
         rate_limits.hold_to(rate_limits.START_CONVERSATION, who=actor.id)
-        started = service.start(actor=actor, content=form.content.data or None, idempotency_key=form.take_key())
+        started = service.start(
+            actor=actor, content=form.content.data or None, idempotency_key=take_key(form.idempotency_key)
+        )
     except (Invalid, RateLimited) as refusal:
         _explain(form, refusal)
         return _list_page(form, actor=actor), status_of(refusal), _headers(refusal)
@@ -60,7 +63,9 @@ def post_message(conversation_id: str) -> Response | Page:
     form = PostForm()
     try:
         rate_limits.hold_to(rate_limits.POST_MESSAGE, who=actor.id)
-        service.post_message(conversation_id, form.content.data, actor=actor, idempotency_key=form.take_key())
+        service.post_message(
+            conversation_id, form.content.data, actor=actor, idempotency_key=take_key(form.idempotency_key)
+        )
     except (Invalid, Conflict, RateLimited) as refusal:
         _explain(form, refusal)
         page = _conversation_page(conversation_id, actor=actor, post_form=form)

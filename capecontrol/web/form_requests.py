@@ -1,10 +1,12 @@
-"""Refusing what is no text, before anything reads it: forms that are not UTF-8, addresses with NUL in them."""
+"""What no page of ours sends, refused in words: forms that are no text, addresses with NUL, keys made by others."""
 
 from urllib.parse import unquote_to_bytes
 
 from flask import Flask, abort, request
+from wtforms import Field
 
-from capecontrol.errors import NotReadable, UnsupportedContent
+from capecontrol.errors import Invalid, NotReadable, UnsupportedContent
+from capecontrol.web.text_rules import CHANGED_FORM, printable_key
 
 _FORM = "application/x-www-form-urlencoded"
 
@@ -20,6 +22,15 @@ def init_app(app: Flask) -> None:
             raise UnsupportedContent(f"Send forms as {_FORM}; no form here takes files.")
         if request.mimetype == _FORM:
             _check(request.get_data(cache=True))
+
+
+def take_key(field: Field) -> str | None:
+    """Return a form's hidden key, or None. Raises Invalid for what no page of ours has put there, and forgets it."""
+    try:
+        return printable_key(field.data, label="The key") if field.data else None
+    except ValueError:
+        field.data = None
+        raise Invalid({"form": [CHANGED_FORM]}) from None
 
 
 def _check(body: bytes) -> None:
