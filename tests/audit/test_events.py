@@ -3,6 +3,7 @@
 import ast
 import re
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,7 @@ def exercises() -> list[str]:
     return [path.read_text() for path in (ROOT / "tests").rglob("test_*.py") if path not in apart]
 
 
+@cache
 def words(source: str) -> set[str]:
     """Return the texts and the dotted names of a module; comments and names of functions are none."""
     return {
