@@ -356,6 +356,38 @@ def test_failed_sign_ins_by_address_and_by_person(staff: Visitor, db_session: Se
     assert "guess1@example.com 1 1" in " ".join(by_person.get_text(" ").split())
 
 
+STRANGE = ("o'neil@example.com", 'a "b c@example.com', "x outcome:done@example.com", "a/b?c#d%20@example.com")
+
+
+@pytest.mark.parametrize("address", STRANGE)
+@pytest.mark.parametrize("path", ["/audit/statistics", "/audit/failed-sign-ins"])
+def test_a_name_leads_to_its_events_whatever_stands_in_it(
+    staff: Visitor, db_session: Session, path: str, address: str
+) -> None:
+    row = make_event(db_session, event_type="user_login_failed", success=False, user_email=address)
+    make_event(db_session, event_type="user_login_failed", success=False, user_email="other@example.com")
+    link = next(link for link in staff.visit(path).find_all("a") if link.get_text() == address)
+    assert [found["data-event"] for found in staff.visit(str(link["href"])).select("[data-event]")] == [row.event_id]
+
+
+@pytest.mark.parametrize("address", STRANGE)
+def test_a_row_leads_to_its_person_whatever_their_address(staff: Visitor, db_session: Session, address: str) -> None:
+    make_event(db_session, event_type="user_login_failed", success=False, user_email=address)
+    link = next(link for link in staff.visit("/audit").find_all("a") if link.get_text() == address)
+    page = staff.visit(str(link["href"]))
+    assert len(page.select(".timeline__item")) == 1
+    refused = next(link for link in page.select("a.chip") if link.get_text() == "refused")
+    assert len(staff.visit(str(refused["href"])).select("[data-event]")) == 1
+
+
+def test_what_no_search_can_hold_is_shown_and_leads_nowhere(staff: Visitor, db_session: Session) -> None:
+    row = make_event(db_session, event_type="user_login_failed", success=False, user_email="two\nlines@example.com")
+    for path in ("/audit", f"/audit/{row.event_id}", "/audit/failed-sign-ins", "/audit/statistics"):
+        page = staff.visit(path)
+        assert "two lines@example.com" in page.words
+        assert not [link for link in page.find_all("a") if link.get_text() == row.user_email]
+
+
 def test_security_events_are_listed(staff: Visitor, db_session: Session) -> None:
     make_event(db_session, event_type="rate_limit_exceeded", success=False, user_email="fast@example.com")
     make_event(db_session, event_type="conversation_started", user_email="calm@example.com")
