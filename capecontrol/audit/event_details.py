@@ -55,6 +55,7 @@ class EventDetail(EventLine):
     event_category: str
     event_description: str | None
     user_id: str | None
+    actor_ref: str | None
     user_email: str | None
     user_role: str | None
     subject_id: str | None
@@ -73,6 +74,11 @@ class EventDetail(EventLine):
     def person_ref(self) -> str | None:
         """What finds everything about the person: the account's id or, where there is none, the address."""
         return self.user_id or self.user_email
+
+    @property
+    def who(self) -> str:
+        """Who it was, to show; whoever acted was somebody, also when nothing personal is left of them."""
+        return self.person or ("an erased account" if self.actor_ref else "nobody signed in")
 
 
 def with_names(found: Select[tuple[Any, ...]]) -> Select[tuple[Any, ...]]:

@@ -43,13 +43,23 @@ def test_an_event_is_read_in_full(staff: Visitor, db_session: Session, person: P
         ip_address="192.0.2.9",
         user_agent="Mozilla/5.0 (X11; Linux x86_64)",
         request_id="request-0001",
+        event_description="Came back with the tide",
         event_metadata={"method": "page", "remembered": True},
     )
     page = staff.visit("/audit")
     link = page.find("a", href=f"/audit/{row.event_id}")
     assert isinstance(link, Tag)
     page = staff.visit(f"/audit/{row.event_id}")
-    for words in ("Thandi Nkosi signed in, to stay signed in", "192.0.2.9", "request-0001", row.event_id, "X11; Linux"):
+    for words in (
+        "Thandi Nkosi signed in, to stay signed in",
+        "192.0.2.9",
+        "request-0001",
+        row.event_id,
+        "X11; Linux",
+        "Description Came back with the tide",
+        f"Account that acted {person.id}",
+        f"Number {row.id}",
+    ):
         assert words in page.words
 
 
@@ -60,6 +70,12 @@ def test_what_is_no_event_is_a_404_page(staff: Visitor, reference: str) -> None:
 
 def test_an_event_there_is_not_is_a_404_page(staff: Visitor) -> None:
     staff.visit(f"/audit/{ids.new_id()}", status=404)
+
+
+def test_an_erased_account_was_somebody(staff: Visitor, db_session: Session) -> None:
+    row = make_event(db_session, event_type="conversation_started", actor_ref=ids.new_id())
+    assert "an erased account" in staff.visit("/audit").select_one(f"[data-event='{row.event_id}']").get_text()
+    assert "Person an erased account" in staff.visit(f"/audit/{row.event_id}").words
 
 
 def test_names_and_addresses_are_shown_as_text(staff: Visitor, db_session: Session) -> None:
