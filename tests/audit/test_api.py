@@ -278,6 +278,17 @@ def test_what_one_person_did(ask, admin: Person, person: Person, noise: Person, 
     assert (narrowed["total_events"], [row["event_category"] for row in narrowed["events"]]) == (1, ["data"])
 
 
+def test_what_has_only_ones_address_is_told_to_administrators_alone(
+    ask, admin: Person, person: Person, db_session: Session
+) -> None:
+    make_event(db_session, event_type="user_registration_failed", success=False, user_email=person.email)
+    path = f"/api/audit/user-activity/{person.id}"
+    own, all_of_it = ask(path, person), ask(path, admin)
+    assert "user_registration_failed" not in [row["event_type"] for row in own["events"]]
+    assert "user_registration_failed" in [row["event_type"] for row in all_of_it["events"]]
+    assert all_of_it["total_events"] == own["total_events"] + 1
+
+
 def test_what_somebody_else_did_is_not_found(ask, admin: Person, person: Person, noise: Person) -> None:
     for reference in (noise.id, noise.email, admin.id, "nobody", ids.new_id()):
         answer = ask(f"/api/audit/user-activity/{reference}", person, status=404)

@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from bs4 import BeautifulSoup, Tag
-from sqlalchemy import select
+from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
 from capecontrol import clock, ids
@@ -320,6 +320,25 @@ def test_an_address_without_an_account_is_a_person_too(staff: Visitor, db_sessio
     page = staff.visit("/audit/people/guess@example.com")
     assert "There is no account of this address" in page.words
     assert len(page.select(".timeline__item--refused")) == 1
+
+
+def test_an_account_that_is_gone_is_followed_by_its_id(staff: Visitor, db_session: Session) -> None:
+    gone = ids.new_id()
+    row = make_event(db_session, actor_ref=gone, user_email="gone@example.com", event_type="conversation_started")
+    make_event(db_session, actor_ref=gone, event_type="conversation_renamed")
+    link = staff.visit(f"/audit/{row.event_id}").find("a", string="gone@example.com")
+    page = staff.visit(str(link["href"]))
+    assert f"There is no account {gone} any more." in page.words
+    assert page.h1.get_text() == "gone@example.com"
+    assert len(page.select(".timeline__item")) == 2
+
+
+def test_a_persons_days_are_utcs_wherever_the_server_is(staff: Visitor, db_session: Session, person: Person) -> None:
+    row = make_event(db_session, user_id=person.id, at=datetime(2026, 3, 1, 23, 30, tzinfo=UTC))
+    db_session.execute(text("SET LOCAL timezone = 'Pacific/Auckland'"))
+    db_session.commit()
+    assert "Sunday, 1 March 2026" in [day.get_text() for day in staff.visit(f"/audit/people/{person.id}").select("h2")]
+    assert "1 March 2026, 23:30:00 UTC" in staff.visit(f"/audit/{row.event_id}").words
 
 
 @pytest.mark.parametrize("reference", ["nobody", "nobody@example.com", "%00", "a" * 400, "%F0%9F%90%A7", "' OR 1=1"])
