@@ -122,6 +122,12 @@ def test_filters(ask, admin: Person, db_session: Session) -> None:
     assert found(event_type="", q="", limit="") == [one, two]
 
 
+def test_the_description_says_which_events_have_a_risk_score(client: FlaskClient) -> None:
+    described = client.get("/api/openapi.json").json["components"]["schemas"]
+    for name in ("LogRow", "StatisticsAnswer", "SecurityEvent"):
+        assert "an inherited log" in described[name]["description"].replace("\n", " ")
+
+
 def test_paging_by_cursor_reads_every_event_once(ask, admin: Person, db_session: Session) -> None:
     stored = [make_event(db_session, user_email="page@example.com").event_id for _ in range(5)]
     seen: list[str] = []
