@@ -123,13 +123,15 @@ def show_user_activity(user_id: str) -> Response:
     query = read_query(UserActivityQuery)
     categories = _categories(query.categories)
     person = people.get_portrait(user_id)
-    activity = people.summarize(person, days=query.days, categories=categories)
+    for_person = None if actor.is_admin else actor.id
+    activity = people.summarize(person, days=query.days, categories=categories, for_person=for_person)
+    listed = people.list_activity(person, days=query.days, categories=categories, for_person=for_person)
     answer = UserActivityAnswer(
         user_id=user_id,
         period_days=activity.days,
         total_events=activity.total,
         event_categories=activity.by_category,
-        events=[_row(event) for event in people.list_activity(person, days=query.days, categories=categories)],
+        events=[_row(event) for event in listed],
     )
     return jsonify(answer.model_dump(mode="json"))
 

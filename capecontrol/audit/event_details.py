@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import Row, Select, column, select, table
@@ -55,6 +55,7 @@ class EventDetail(EventLine):
     event_category: str
     event_description: str | None
     user_id: str | None
+    actor_ref: str | None
     user_email: str | None
     user_role: str | None
     subject_id: str | None
@@ -71,8 +72,13 @@ class EventDetail(EventLine):
 
     @property
     def person_ref(self) -> str | None:
-        """What finds everything about the person: the account's id or, where there is none, the address."""
-        return self.user_id or self.user_email
+        """What finds everything about the person: the account's id, also of one that is gone, or else the address."""
+        return self.user_id or self.actor_ref or self.user_email
+
+    @property
+    def who(self) -> str:
+        """Who it was, to show; whoever acted was somebody, also when nothing personal is left of them."""
+        return self.person or ("an erased account" if self.actor_ref else "nobody signed in")
 
 
 def with_names(found: Select[tuple[Any, ...]]) -> Select[tuple[Any, ...]]:
@@ -82,8 +88,9 @@ def with_names(found: Select[tuple[Any, ...]]) -> Select[tuple[Any, ...]]:
 
 
 def detail_of(row: Row[Any], tell: Tell) -> EventDetail:
-    """Return a row of `with_names` as an event, told by `tell`."""
+    """Return a row of `with_names` as an event, told by `tell`, its times in UTC whatever the server's zone is."""
     fields = {name: getattr(row, name) for name in _STORED}
+    fields |= {name: fields[name].astimezone(UTC) for name in ("created_at", "recorded_at")}
     details = row.event_metadata if isinstance(row.event_metadata, dict) else {}
     is_unproven = row.actor_ref is None and not row.success  # somebody gave this address; it names nobody
     happening = Happening(

@@ -1,14 +1,15 @@
 """What to look for in the record, and the rows that answer it: found by one index, within a bounded part of the log."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Any, Literal
 
-from sqlalchemy import ColumnCollection, ColumnElement, Select, func, literal, or_, select, tuple_, union_all
+from sqlalchemy import ColumnCollection, ColumnElement, Select, and_, func, literal, or_, select, tuple_, union_all
 
 from capecontrol import ids
 from capecontrol.audit.event_details import log, people
+from capecontrol.extensions import db
 from capecontrol.web.pagination import Position
 
 Columns = ColumnCollection[str, Any]
@@ -35,8 +36,9 @@ class Filters:
     """What to look for; everything is optional and all of it must hold.
 
     `event` and `category` are a name, or several of which any will do; `q` is a text, or several that must all be
-    found. `person` is an address in any case, or an account's id. `after` is the first moment that counts, `before`
-    the first that does not. `for_person` is the one whose own record it is, whoever else is asked for.
+    found. `person` is an address in any case, or an account's id, also of one that is gone; `plan` fills in `address`,
+    that account's own. `after` is the first moment that counts, `before` the first that does not. `for_person` is the
+    one whose own record it is, whoever else is asked for.
     """
 
     event: str | tuple[str, ...] | None = None
@@ -50,6 +52,7 @@ class Filters:
     min_risk_score: int | None = None
     q: str | tuple[str, ...] | None = None
     for_person: str | None = None
+    address: str | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -119,7 +122,13 @@ class Plan:
 
 
 def plan(filters: Filters) -> Plan:
-    """Choose the index: a person's range before an address's, that before an event's, and time for the rest."""
+    """Choose the index: a person's range before an address's, that before an event's, and time for the rest.
+
+    Of an account it looks up the address, since who is turned away at the door has nothing else.
+    """
+    if filters.person is not None and "@" not in filters.person:
+        own = select(people.c.email).where(people.c.id == filters.person)
+        filters = replace(filters, address=db.session.scalar(own))
     ranges: tuple[tuple[ColumnElement[bool], ...], ...]
     span = []
     if filters.after is not None:
@@ -127,7 +136,9 @@ def plan(filters: Filters) -> Plan:
     if filters.before is not None:
         span.append(log.c.created_at < filters.before)
     led_by, condition = next(_conditions(filters, log.c), ("time", None))
-    if led_by == "event":
+    if led_by == "person":
+        ranges = tuple((one,) for one in _whose(filters, log.c))
+    elif led_by == "event":
         ranges = tuple((log.c.event_type == name,) for name in filters.names)
     elif condition is None or (led_by == "outcome" and filters.outcome == "success"):
         led_by, ranges = "time", ((),)  # nearly everything succeeds, so no index is kept for it
@@ -156,16 +167,25 @@ def _conditions(filters: Filters, columns: Columns) -> Iterator[tuple[str, Colum
     """Yield what an index could answer, the index that leaves fewest rows first."""
     if filters.for_person is not None:
         yield "for_person", columns.user_id == filters.for_person
-    if filters.person is not None and "@" in filters.person:
-        yield "person", func.lower(columns.user_email) == func.lower(filters.person)
-    elif filters.person is not None:
-        yield "person", columns.user_id == filters.person
+    if filters.person is not None:
+        yield "person", or_(*_whose(filters, columns))
     if filters.ip is not None:
         yield "ip", columns.ip_address == filters.ip
     if filters.names:
         yield "event", columns.event_type.in_(filters.names)
     if filters.outcome is not None:
         yield "outcome", columns.success if filters.outcome == "success" else ~columns.success
+
+
+def _whose(filters: Filters, columns: Columns) -> tuple[ColumnElement[bool], ...]:
+    """Return what makes an event the person's; none has two of it, so that none is found twice."""
+    if "@" in (person := filters.person or ""):
+        return (func.lower(columns.user_email) == func.lower(person),)
+    nobodys = func.lower(func.coalesce(columns.actor_ref, columns.user_email))
+    return (
+        columns.user_id == person,
+        and_(columns.user_id.is_(None), nobodys == func.lower(filters.address or person)),
+    )
 
 
 def _says(words: str, columns: Columns) -> ColumnElement[bool]:

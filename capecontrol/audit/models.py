@@ -81,6 +81,15 @@ class AuditLog(db.Model):  # type: ignore[name-defined]
             "event_id",
             postgresql_include=["user_email"],
         ),
+        # What belongs to no account, or to one that is gone: by the id that acted or, without one, by the address.
+        Index(
+            "ix_audit_logs_without_account",
+            text("lower(coalesce(actor_ref, user_email))"),
+            "created_at",
+            "event_id",
+            postgresql_include=["actor_ref", "user_email"],
+            postgresql_where=text("user_id IS NULL"),
+        ),
         Index("ix_audit_logs_refused", "created_at", "event_id", postgresql_where=text("NOT success")),
         Index(None, "stored_xid", "id"),
         Index(None, "ip_address", "created_at", postgresql_where=text("ip_address IS NOT NULL")),

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from sqlalchemy import func, select
@@ -26,7 +26,8 @@ _NOBODY = "The record knows nobody of that id or address."
 
 @dataclass(frozen=True, slots=True)
 class Portrait:
-    """Who somebody is: an account, or only an address that was given when signing in or registering failed."""
+    """Who somebody is: an account, one that is gone, or only an address that was given when signing in or registering
+    failed. Of an account that is gone `email` is what its newest event says."""
 
     reference: str
     user_id: str | None
@@ -72,28 +73,36 @@ def get_portrait(reference: str) -> Portrait:
             since=row.created_at,
             last_sign_in_at=row.last_login_at,
         )
-    if not queries.search(Filters(person=reference), limit=1).events:
+    newest = queries.search(Filters(person=reference), limit=1).events
+    if not newest:
         raise NotFound(_NOBODY)
-    email = reference if is_address else None
+    email = reference if is_address else newest[0].user_email
     return Portrait(reference, None, email, None, None, False, None, None)
 
 
-def everything_about(person: Portrait) -> Filters:
-    """Return what finds everything recorded about somebody."""
-    return Filters(person=person.reference)
+def everything_about(person: Portrait, *, for_person: str | None = None) -> Filters:
+    """Return what finds everything recorded about somebody; for themselves only what belongs to their account, since
+    nobody has proven that an address is theirs."""
+    return Filters(for_person=for_person) if for_person is not None else Filters(person=person.reference)
 
 
-def list_activity(person: Portrait, *, days: int, categories: Sequence[str] = ()) -> tuple[EventDetail, ...]:
+def list_activity(
+    person: Portrait, *, days: int, categories: Sequence[str] = (), for_person: str | None = None
+) -> tuple[EventDetail, ...]:
     """Return what somebody did in the last days, newest first, up to MOST_EVENTS."""
-    wanted = Filters(
-        person=person.reference, category=tuple(categories) or None, after=clock.now() - timedelta(days=days)
+    wanted = replace(
+        everything_about(person, for_person=for_person),
+        category=tuple(categories) or None,
+        after=clock.now() - timedelta(days=days),
     )
     return queries.search(wanted, limit=MOST_EVENTS).events
 
 
-def summarize(person: Portrait, *, days: int, categories: Sequence[str] = ()) -> Activity:
+def summarize(
+    person: Portrait, *, days: int, categories: Sequence[str] = (), for_person: str | None = None
+) -> Activity:
     """Count what somebody did in the last days, in these categories or in all."""
-    wanted = Filters(person=person.reference, after=clock.now() - timedelta(days=days))
+    wanted = replace(everything_about(person, for_person=for_person), after=clock.now() - timedelta(days=days))
     newest = filtering.plan(wanted).rows(None, LOOKED_THROUGH).subquery()
     rows = db.session.execute(
         select(newest.c.event_category, newest.c.success, func.count().label("often")).group_by(

@@ -90,7 +90,8 @@ def count_up_to(filters: Filters, most: int = MOST_COUNTED) -> int | None:
 
 
 def _page(filters: Filters, position: Position | None, limit: int, *, is_towards_newer: bool, tell: Tell) -> Page:
-    rows, scanned_to = _find(filters, position, limit, is_towards_newer)
+    plan = filtering.plan(filters)
+    rows, scanned_to = _find(plan, position, limit, is_towards_newer)
     has_more = len(rows) > limit
     rows = rows[:limit]
     onward = _position(rows[-1]) if has_more else scanned_to
@@ -102,15 +103,14 @@ def _page(filters: Filters, position: Position | None, limit: int, *, is_towards
         older=back if is_towards_newer else onward,
         newer=onward if is_towards_newer else back,
         looked_back_to=None if is_towards_newer else scanned_to,
-        looked_through=filtering.plan(filters).window,
+        looked_through=plan.window,
     )
 
 
 def _find(
-    filters: Filters, position: Position | None, limit: int, is_towards_newer: bool
+    plan: Plan, position: Position | None, limit: int, is_towards_newer: bool
 ) -> tuple[Sequence[Row[Any]], Position | None]:
     """Return up to one row more than `limit`, and where to go on when the window ended before the log did."""
-    plan = filtering.plan(filters)
     if plan.is_exact:
         return _rows(plan.rows(position, limit + 1, is_towards_newer=is_towards_newer), is_towards_newer), None
     window = plan.rows(position, plan.window, is_towards_newer=is_towards_newer).subquery()

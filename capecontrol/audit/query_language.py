@@ -2,7 +2,8 @@
 
 A query is words with a name and a colon, which narrow, and words without, which are looked for as text. Everything
 must hold; `event:` alone may stand several times, and then any of them will do. What cannot be understood is told in
-words, beside what could; nothing is guessed and nothing is left out in silence.
+words, beside what could; nothing is guessed and nothing is left out in silence. Between quotation marks everything is
+taken as it is, and a quotation mark itself is written twice.
 """
 
 import ipaddress
@@ -44,7 +45,8 @@ OUTCOMES = {
 }
 
 _TOKEN = re.compile(
-    r'(?P<name>[A-Za-z_]+):(?:"(?P<quoted>[^"]*)"|(?P<value>[^\s"]*))|"(?P<phrase>[^"]*)"|(?P<word>[^\s"]+)'
+    r'(?P<name>[A-Za-z_]+):(?:"(?P<quoted>(?:[^"]|"")*)"|(?P<value>[^\s"]*))'
+    r'|"(?P<phrase>(?:[^"]|"")*)"|(?P<word>[^\s"]+)'
 )
 _AGE = re.compile(r"(\d{1,6})(m|min|h|d|w)")
 _AGES = {"m": "minutes", "min": "minutes", "h": "hours", "d": "days", "w": "weeks"}
@@ -134,12 +136,20 @@ def written(fields: dict[str, str]) -> str:
     return " ".join([*parts, words] if words else parts)
 
 
+def can_hold(value: str) -> bool:
+    """Say whether a query can hold exactly this; what a stranger gave as an address may be no line of text."""
+    try:
+        return one_line(value, label="", limit=LONGEST_VALUE) == value != "" and "\t" not in value
+    except ValueError:
+        return False
+
+
 def _tokens(text: str) -> Iterator[tuple[str | None, str]]:
     for found in _TOKEN.finditer(text):
         if found["name"] is not None:
-            yield found["name"], found["quoted"] if found["quoted"] is not None else found["value"]
+            yield found["name"], _unquoted(found["quoted"]) if found["quoted"] is not None else found["value"]
         else:
-            yield None, found["phrase"] if found["phrase"] is not None else found["word"]
+            yield None, _unquoted(found["phrase"]) if found["phrase"] is not None else found["word"]
 
 
 def _read(reading: _Reading, written_name: str | None, value: str) -> None:
@@ -303,5 +313,9 @@ def _told_day(day: date) -> str:
 
 def _quoted(value: str) -> str:
     """Return a value as a query holds it: in quotation marks where it would be taken for several or for a filter."""
-    value = value.replace('"', " ").strip()
-    return f'"{value}"' if re.search(r"\s|^[A-Za-z_]+:", value) else value
+    value = value.strip()
+    return '"' + value.replace('"', '""') + '"' if re.search(r'[\s"]|^[A-Za-z_]+:', value) else value
+
+
+def _unquoted(value: str) -> str:
+    return value.replace('""', '"')

@@ -51,7 +51,12 @@ class LogsQuery(BaseModel):
     success_only: bool | None = Field(
         default=None, description="true: what was done; false: what was refused; absent: both."
     )
-    min_risk_score: int | None = Field(default=None, ge=0, le=100)
+    min_risk_score: int | None = Field(
+        default=None,
+        ge=0,
+        le=100,
+        description="Above 0, events without a score are left out; only those of an inherited log have one.",
+    )
     q: Line | None = Field(
         default=None, max_length=200, description="Part of the description, the e-mail address or the event's name."
     )
@@ -73,7 +78,8 @@ class ExportQuery(BaseModel):
 
 
 class LogRow(BaseModel):
-    """One event. `id` is its number and `event_id` its identity; `created_at` is when it happened."""
+    """One event. `id` is its number and `event_id` its identity; `created_at` is when it happened. Only events of an
+    inherited log have a `status_code`, a `response_time_ms` and a `risk_score`; null says that nobody judged it."""
 
     id: int
     event_id: str
@@ -122,7 +128,8 @@ class TopUser(BaseModel):
 
 class StatisticsAnswer(BaseModel):
     """The log in numbers. The days are UTC's, today as far as it has come; one day is the last 24 hours by the hour.
-    `high_risk_events` are those of a risk score of 70 or more, and `success_rate` is of 100."""
+    `success_rate` is of 100. `high_risk_events` are those of a risk score of 70 or more, which only an inherited log
+    has: 0 says nothing about the risk of events without a score."""
 
     period_days: int
     total_events: int
@@ -143,7 +150,8 @@ class SecurityEventsQuery(BaseModel):
 
 
 class SecurityEvent(BaseModel):
-    """Something an administrator should look at; into what `requires_investigation`, somebody should look closely."""
+    """Something an administrator should look at; into what `requires_investigation`, somebody should look closely: by
+    its level, its name or its risk score, which only events of an inherited log have."""
 
     id: int
     event_type: str

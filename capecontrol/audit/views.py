@@ -158,19 +158,29 @@ def list_failed_sign_ins() -> str:
 def show_statistics() -> str:
     """Show the log in numbers."""
     found = statistics.over_days(_chosen("days", range(1, statistics.MOST_DAYS + 1), 7))
+    since = found.since.date().isoformat()
     return render_template(
         "audit/statistics.html",
         found=found,
         chart=charts.draw(found.by_time),
         spans=SPANS,
-        category_rows=[(each.name, each.total, each.refused) for each in found.by_category],
-        event_rows=[(each.name, each.total, each.refused) for each in found.by_event[: statistics.LISTED]],
-        address_rows=[(each.name, each.count, each.count) for each in found.addresses],
-        person_rows=[(each.name, each.count, 0) for each in found.people],
+        category_rows=[
+            (each.name, _search_for(category=each.name, after=since), each.total, each.refused)
+            for each in found.by_category
+        ],
+        event_rows=[
+            (each.name, _search_for(event=each.name, after=since), each.total, each.refused)
+            for each in found.by_event[: statistics.LISTED]
+        ],
+        address_rows=[
+            (each.name, _search_for(ip=each.name, outcome="refused", after=since), each.count, each.count)
+            for each in found.addresses
+        ],
+        person_rows=[(each.name, _search_for(actor=each.name, after=since), each.count, 0) for each in found.people],
     )
 
 
-@pages.get("/audit/people/<reference>")
+@pages.get("/audit/people/<path:reference>")
 @admin_required
 def show_person(reference: str) -> str:
     """Show what is recorded about one person, by an account's id or an address."""
@@ -192,6 +202,25 @@ def activity() -> str:
     """Show what is recorded about oneself."""
     page = queries.list_own(signed_in().id, position=_cursor("older"))
     return render_template("audit/activity.html", events=page.events, **_links("audit.activity", page, {}))
+
+
+@pages.context_processor
+def _for_templates() -> dict[str, Any]:
+    return {"search_for": _search_for, "page_of": _page_of}
+
+
+def _search_for(**fields: str) -> str | None:
+    """Return where events are found by these fields, whatever stands in them; None for what no query can hold."""
+    if not all(map(query_language.can_hold, fields.values())):
+        return None
+    return url_for("audit.search", q=query_language.written(fields))
+
+
+def _page_of(reference: str | None) -> str | None:
+    """Return where somebody is followed through the log; None for what no address can hold."""
+    if reference is None or not query_language.can_hold(reference):
+        return None
+    return url_for("audit.show_person", reference=reference)
 
 
 def _asked(event_types: list[str]) -> Query:

@@ -198,11 +198,11 @@ def sign_in() -> Answer:
         return render_template("auth/sign_in.html", form=form, refused=None)
     target = safe_target(form.next.data)
     form.next.data = target
+    address = rate_limits.caller()
+    rate_limits.hold_to(rate_limits.SIGN_IN, who=address)  # before anything is recorded, also that a field is empty
     if not form.validate():
         signing_in.record_refused(form.email.data, method="page", reason="invalid_input", error=", ".join(form.errors))
         return render_template("auth/sign_in.html", form=form, refused=None), 422
-    address = rate_limits.caller()
-    rate_limits.hold_to(rate_limits.SIGN_IN, who=address)
     rate_limits.hold_to(rate_limits.SIGN_IN_TO_ACCOUNT, who=f"{address}|{identity.account_bucket(form.email.data)}")
     is_remembered = bool(form.remember.data)
     try:

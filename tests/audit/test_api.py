@@ -122,6 +122,12 @@ def test_filters(ask, admin: Person, db_session: Session) -> None:
     assert found(event_type="", q="", limit="") == [one, two]
 
 
+def test_the_description_says_which_events_have_a_risk_score(client: FlaskClient) -> None:
+    described = client.get("/api/openapi.json").json["components"]["schemas"]
+    for name in ("LogRow", "StatisticsAnswer", "SecurityEvent"):
+        assert "an inherited log" in described[name]["description"].replace("\n", " ")
+
+
 def test_paging_by_cursor_reads_every_event_once(ask, admin: Person, db_session: Session) -> None:
     stored = [make_event(db_session, user_email="page@example.com").event_id for _ in range(5)]
     seen: list[str] = []
@@ -276,6 +282,17 @@ def test_what_one_person_did(ask, admin: Person, person: Person, noise: Person, 
     assert ask(path, person, days=60)["event_categories"] == {"authentication": 1, "data": 2}
     narrowed = ask(path, person, categories="data, system")
     assert (narrowed["total_events"], [row["event_category"] for row in narrowed["events"]]) == (1, ["data"])
+
+
+def test_what_has_only_ones_address_is_told_to_administrators_alone(
+    ask, admin: Person, person: Person, db_session: Session
+) -> None:
+    make_event(db_session, event_type="user_registration_failed", success=False, user_email=person.email)
+    path = f"/api/audit/user-activity/{person.id}"
+    own, all_of_it = ask(path, person), ask(path, admin)
+    assert "user_registration_failed" not in [row["event_type"] for row in own["events"]]
+    assert "user_registration_failed" in [row["event_type"] for row in all_of_it["events"]]
+    assert all_of_it["total_events"] == own["total_events"] + 1
 
 
 def test_what_somebody_else_did_is_not_found(ask, admin: Person, person: Person, noise: Person) -> None:

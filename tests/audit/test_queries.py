@@ -104,6 +104,51 @@ def test_a_person_is_found_by_id(db_session: Session, search, person: Person, no
     assert {row.user_id for row in found.events} == {person.id}
 
 
+@pytest.fixture
+def turned_away(db_session: Session, person: Person) -> list[str]:
+    """Return the ids of events that have nothing but the person's address, beside somebody else's."""
+    make_event(db_session, user_email=f"x{person.email}", event_type="user_login_failed", success=False)
+    make_event(db_session, actor_ref=ids.new_id(), user_email=person.email, event_type="session_ended")
+    return [
+        make_event(db_session, user_email=address, event_type=name, success=False).event_id
+        for address, name in (
+            (person.email, "user_registration_failed"),
+            (person.email.upper(), "user_login_failed"),
+            (person.email, "user_login_failed"),
+        )
+    ]
+
+
+def test_an_account_is_found_with_what_has_only_its_address(
+    app: Flask, search, person: Person, noise: Person, turned_away: list[str]
+) -> None:
+    opened = ids_of(search(for_person=person.id))
+    assert opened
+    assert ids_of(search(person=person.id)) == opened + turned_away
+    assert ids_of(search(person=person.id, outcome="refused")) == turned_away
+    seen, position = [], None
+    for _ in range(10):
+        page = search(position, limit=1, person=person.id)
+        seen += ids_of(page)
+        position = page.older
+        if position is None:
+            break
+    assert seen == opened + turned_away
+    with app.app_context():
+        assert queries.count_up_to(Filters(person=person.id)) == len(seen)
+
+
+def test_what_has_only_an_address_is_nobodys_own_record(search, person: Person, turned_away: list[str]) -> None:
+    assert not set(ids_of(search(for_person=person.id, person=person.id))) & set(turned_away)
+
+
+def test_an_account_that_is_gone_is_found_by_its_id(db_session: Session, search) -> None:
+    gone = ids.new_id()
+    kept = [make_event(db_session, actor_ref=gone, user_email=label) for label in ("gone@example.com", None)]
+    make_event(db_session, actor_ref=ids.new_id(), user_email="gone@example.com")
+    assert ids_of(search(person=gone)) == [row.event_id for row in kept]
+
+
 def test_days_include_their_whole_day(db_session: Session, search) -> None:
     day = date(2020, 2, 29)
     inside = [
@@ -316,6 +361,7 @@ def test_a_page_is_one_statement_or_two(
         ({"event": "session_ended"}, "ix_audit_logs_event_type_created_at_event_id"),
         ({"person": "person7@example.com"}, "ix_audit_logs_email"),
         ({"person": "nobody-7"}, "ix_audit_logs_user_id_created_at_event_id"),
+        ({"person": "nobody-7"}, "ix_audit_logs_without_account"),
         ({"for_person": "nobody-7"}, "ix_audit_logs_user_id_created_at_event_id"),
         ({"outcome": "refused"}, "ix_audit_logs_refused"),
         ({"ip": "192.0.2.77"}, "ix_audit_logs_ip_address_created_at"),

@@ -47,6 +47,9 @@ def day(*parts: int) -> datetime:
         ("before:yesterday", Filters(before=day(2026, 11, 24))),
         ("after:7d", Filters(after=NOW - timedelta(days=7))),
         ("after:36h before:30m", Filters(after=NOW - timedelta(hours=36), before=NOW - timedelta(minutes=30))),
+        ('actor:"a""b"', Filters(person='a"b')),
+        ('"say ""fog"" twice" boats', Filters(q=('say "fog" twice', "boats"))),
+        ('"""fog"""', Filters(q=('"fog"',))),
         ("boats fog", Filters(q=("boats", "fog"))),
         ('"boats in the fog"', Filters(q=("boats in the fog",))),
         ('"foo:bar"', Filters(q=("foo:bar",))),
@@ -113,6 +116,7 @@ def test_beside_a_mistake_stands_what_was_understood() -> None:
         'actor:"a b" event:user_login* outcome:refused "in the fog" "foo:bar" boats',
         "after:7d before:today ip:192.0.2.7",
         'category:data "http://example.com"',
+        'actor:"a""b c" "say ""fog"" twice"',
     ],
 )
 def test_a_query_written_down_again_means_the_same(text: str) -> None:
@@ -132,8 +136,23 @@ def test_one_part_can_be_left_out() -> None:
 
 def test_fields_write_the_query() -> None:
     fields = {"actor": 'a"b c', "event": "user_login", "outcome": "", "words": 'fog "in the bay"'}
-    assert query_language.written(fields) == 'actor:"a b c" event:user_login fog "in the bay"'
+    assert query_language.written(fields) == 'actor:"a""b c" event:user_login fog "in the bay"'
     assert query_language.written({}) == ""
+
+
+@pytest.mark.parametrize(
+    "value", ["o'neil@example.com", 'a b"@example.com', '"" outcome:done', "event:user_login", 'x"y"z', "a&#39;b%20c"]
+)
+def test_a_query_holds_whatever_is_one_line_of_text(value: str) -> None:
+    assert query_language.can_hold(value)
+    query = parse(query_language.written({"actor": value, "outcome": "refused"}))
+    assert query.problems == ()
+    assert query.filters == Filters(person=value, outcome="refused")
+
+
+@pytest.mark.parametrize("value", ["", " a", "a\n", "a\nb", "a\tb", "a\x1bb", "a" * 321])
+def test_a_query_does_not_hold_what_is_none(value: str) -> None:
+    assert not query_language.can_hold(value)
 
 
 def test_the_first_and_the_last_day_are_no_errors() -> None:

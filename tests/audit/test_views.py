@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from bs4 import BeautifulSoup, Tag
-from sqlalchemy import select
+from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
 from capecontrol import clock, ids
@@ -43,13 +43,23 @@ def test_an_event_is_read_in_full(staff: Visitor, db_session: Session, person: P
         ip_address="192.0.2.9",
         user_agent="Mozilla/5.0 (X11; Linux x86_64)",
         request_id="request-0001",
+        event_description="Came back with the tide",
         event_metadata={"method": "page", "remembered": True},
     )
     page = staff.visit("/audit")
     link = page.find("a", href=f"/audit/{row.event_id}")
     assert isinstance(link, Tag)
     page = staff.visit(f"/audit/{row.event_id}")
-    for words in ("Thandi Nkosi signed in, to stay signed in", "192.0.2.9", "request-0001", row.event_id, "X11; Linux"):
+    for words in (
+        "Thandi Nkosi signed in, to stay signed in",
+        "192.0.2.9",
+        "request-0001",
+        row.event_id,
+        "X11; Linux",
+        "Description Came back with the tide",
+        f"Account that acted {person.id}",
+        f"Number {row.id}",
+    ):
         assert words in page.words
 
 
@@ -60,6 +70,12 @@ def test_what_is_no_event_is_a_404_page(staff: Visitor, reference: str) -> None:
 
 def test_an_event_there_is_not_is_a_404_page(staff: Visitor) -> None:
     staff.visit(f"/audit/{ids.new_id()}", status=404)
+
+
+def test_an_erased_account_was_somebody(staff: Visitor, db_session: Session) -> None:
+    row = make_event(db_session, event_type="conversation_started", actor_ref=ids.new_id())
+    assert "an erased account" in staff.visit("/audit").select_one(f"[data-event='{row.event_id}']").get_text()
+    assert "Person an erased account" in staff.visit(f"/audit/{row.event_id}").words
 
 
 def test_names_and_addresses_are_shown_as_text(staff: Visitor, db_session: Session) -> None:
@@ -306,6 +322,25 @@ def test_an_address_without_an_account_is_a_person_too(staff: Visitor, db_sessio
     assert len(page.select(".timeline__item--refused")) == 1
 
 
+def test_an_account_that_is_gone_is_followed_by_its_id(staff: Visitor, db_session: Session) -> None:
+    gone = ids.new_id()
+    row = make_event(db_session, actor_ref=gone, user_email="gone@example.com", event_type="conversation_started")
+    make_event(db_session, actor_ref=gone, event_type="conversation_renamed")
+    link = staff.visit(f"/audit/{row.event_id}").find("a", string="gone@example.com")
+    page = staff.visit(str(link["href"]))
+    assert f"There is no account {gone} any more." in page.words
+    assert page.h1.get_text() == "gone@example.com"
+    assert len(page.select(".timeline__item")) == 2
+
+
+def test_a_persons_days_are_utcs_wherever_the_server_is(staff: Visitor, db_session: Session, person: Person) -> None:
+    row = make_event(db_session, user_id=person.id, at=datetime(2026, 3, 1, 23, 30, tzinfo=UTC))
+    db_session.execute(text("SET LOCAL timezone = 'Pacific/Auckland'"))
+    db_session.commit()
+    assert "Sunday, 1 March 2026" in [day.get_text() for day in staff.visit(f"/audit/people/{person.id}").select("h2")]
+    assert "1 March 2026, 23:30:00 UTC" in staff.visit(f"/audit/{row.event_id}").words
+
+
 @pytest.mark.parametrize("reference", ["nobody", "nobody@example.com", "%00", "a" * 400, "%F0%9F%90%A7", "' OR 1=1"])
 def test_nobody_is_not_found(staff: Visitor, reference: str) -> None:
     staff.visit(f"/audit/people/{reference}", status=404)
@@ -354,6 +389,38 @@ def test_failed_sign_ins_by_address_and_by_person(staff: Visitor, db_session: Se
     assert " ".join(by_address.get_text(" ").split()).startswith("IP address Attempts Accounts Last 192.0.2.66 3 2")
     assert "guess0@example.com 3 1" in " ".join(by_person.get_text(" ").split())
     assert "guess1@example.com 1 1" in " ".join(by_person.get_text(" ").split())
+
+
+STRANGE = ("o'neil@example.com", 'a "b c@example.com', "x outcome:done@example.com", "a/b?c#d%20@example.com")
+
+
+@pytest.mark.parametrize("address", STRANGE)
+@pytest.mark.parametrize("path", ["/audit/statistics", "/audit/failed-sign-ins"])
+def test_a_name_leads_to_its_events_whatever_stands_in_it(
+    staff: Visitor, db_session: Session, path: str, address: str
+) -> None:
+    row = make_event(db_session, event_type="user_login_failed", success=False, user_email=address)
+    make_event(db_session, event_type="user_login_failed", success=False, user_email="other@example.com")
+    link = next(link for link in staff.visit(path).find_all("a") if link.get_text() == address)
+    assert [found["data-event"] for found in staff.visit(str(link["href"])).select("[data-event]")] == [row.event_id]
+
+
+@pytest.mark.parametrize("address", STRANGE)
+def test_a_row_leads_to_its_person_whatever_their_address(staff: Visitor, db_session: Session, address: str) -> None:
+    make_event(db_session, event_type="user_login_failed", success=False, user_email=address)
+    link = next(link for link in staff.visit("/audit").find_all("a") if link.get_text() == address)
+    page = staff.visit(str(link["href"]))
+    assert len(page.select(".timeline__item")) == 1
+    refused = next(link for link in page.select("a.chip") if link.get_text() == "refused")
+    assert len(staff.visit(str(refused["href"])).select("[data-event]")) == 1
+
+
+def test_what_no_search_can_hold_is_shown_and_leads_nowhere(staff: Visitor, db_session: Session) -> None:
+    row = make_event(db_session, event_type="user_login_failed", success=False, user_email="two\nlines@example.com")
+    for path in ("/audit", f"/audit/{row.event_id}", "/audit/failed-sign-ins", "/audit/statistics"):
+        page = staff.visit(path)
+        assert "two lines@example.com" in page.words
+        assert not [link for link in page.find_all("a") if link.get_text() == row.user_email]
 
 
 def test_security_events_are_listed(staff: Visitor, db_session: Session) -> None:

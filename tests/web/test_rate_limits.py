@@ -65,6 +65,19 @@ def test_a_person_gets_a_page(two_processes: list[Flask]) -> None:
     assert page.answer.headers["Retry-After"]
 
 
+def test_a_form_with_a_mistake_counts_before_it_is_recorded(
+    two_processes: list[Flask], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rate_limits, "SIGN_IN", rate_limits.Limit("sign_in", hits=2, seconds=600))
+    visitor = Visitor(two_processes[0])
+    for status in (422, 422, 429, 429):
+        visitor.visit("/login")
+        visitor.send("/login", status=status, email="", password="")
+    with two_processes[0].app_context():
+        refusals = db.session.scalars(select(AuditLog).where(AuditLog.event_type == "user_login_failed")).all()
+        assert [row.event_metadata["reason"] for row in refusals] == ["invalid_input"] * 2
+
+
 def test_the_availability_check_answers_in_its_own_words(
     two_processes: list[Flask], monkeypatch: pytest.MonkeyPatch
 ) -> None:
