@@ -15,6 +15,7 @@ from typing import Any
 from prometheus_client import Counter
 from sqlalchemy import Connection, event
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session, SessionTransaction
 
 from capecontrol import clock, each_second, ids
@@ -245,6 +246,8 @@ def _write_apart(frozen: dict[str, Any]) -> str | None:
         with short_transaction() as connection:
             connection.exec_driver_sql(savepoint.LIMITS + statement, parameters)
         is_written = True
+    except PoolTimeout as failure:  # others write something short: it says nothing about the table
+        return reason_of(failure)
     except SQLAlchemyError as failure:
         is_written = False
         return reason_of(failure)
