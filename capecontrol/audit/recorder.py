@@ -144,12 +144,17 @@ def record_failure(
             _spill([frozen], reason=reason, transaction_id=None)
 
 
-def record_apart(kind: Event, *, details: Mapping[str, Any]) -> bool:
+def record_apart(kind: Event, *, details: Mapping[str, Any], or_spill: bool = False) -> bool:
     """Write an event of the system itself, such as one about the record, on a connection of its own.
 
-    Return whether it is written; what is not goes nowhere, and the caller keeps what it is about.
+    Return whether it is written; what is not goes nowhere, and the caller keeps what it is about. With `or_spill`, for
+    a caller that cannot, it goes the way of every event that is swallowed.
     """
-    return _write_apart(_freeze(kind, None, details, None, None)) is None
+    frozen = _freeze(kind, None, details, None, None)
+    reason = _write_apart(frozen)
+    if reason is not None and or_spill:
+        _spill([frozen], reason=reason, transaction_id=None)
+    return reason is None or or_spill
 
 
 def record_refusal(kind: Event, *, actor: Actor | None, error: str, details: Mapping[str, Any]) -> None:

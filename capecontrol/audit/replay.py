@@ -33,6 +33,9 @@ FIRST_PAUSE_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 5.0
 DROPS_TOLD_EVERY_SECONDS = 60.0
 
+_NOBODYS_ACT = (events.AUDIT_DEGRADED.name, events.AUDIT_EVENTS_DROPPED.name)
+"""Events about the record itself: they belong to no transaction and are true whatever became of any."""
+
 NOT_COMMITTED = "This was not completed: its transaction was not committed."
 OUTCOME_UNKNOWN = "Whether this was completed is not known any more."
 
@@ -156,14 +159,14 @@ class Keeper:
     def keep_up(self, is_last: bool = False) -> None:
         """Store what waits, when the table takes it again, and record what there is to say about the time between.
 
-        The last time what is in memory goes to the disk, whatever the database says.
+        The last time what is in memory goes to the disk, whatever the database says, and with it what there is to say.
         """
         with self._one_at_a_time:
             if recorder.installation.id is None:
                 _installation(Replayed())
             if is_last or clock.monotonic() >= self._next_try_at:
                 self._replay()
-            self._tell_of_trouble()
+            self._tell_of_trouble(is_last)
             self._tell_of_drops(is_last)
             if is_last:
                 _save_memory()
@@ -180,9 +183,9 @@ class Keeper:
         self._pause = FIRST_PAUSE_SECONDS if got_on else min(2 * self._pause, LONGEST_PAUSE_SECONDS)
         self._next_try_at = clock.monotonic() + self._pause
 
-    def _tell_of_trouble(self) -> None:
-        """Record each time of trouble that is over (R13)."""
-        episodes = recorder.health.take_over()
+    def _tell_of_trouble(self, is_last: bool) -> None:
+        """Record each time of trouble that is over (R13), or that this process does not see the end of."""
+        episodes = recorder.health.take_over(is_last=is_last)
         while episodes:
             episode = episodes[0]
             details = {
@@ -191,7 +194,7 @@ class Keeper:
                 "began_at": episode.began_at.isoformat(),
                 "ended_at": (episode.ended_at or clock.now()).isoformat(),
             }
-            if not recorder.record_apart(events.AUDIT_DEGRADED, details=details):
+            if not recorder.record_apart(events.AUDIT_DEGRADED, details=details, or_spill=is_last):
                 recorder.health.put_back(episodes)
                 return
             episodes = episodes[1:]
@@ -203,7 +206,7 @@ class Keeper:
         if not dropped:
             return
         self._drops_told_at = clock.monotonic()
-        if not recorder.record_apart(events.AUDIT_EVENTS_DROPPED, details={"dropped": dropped}):
+        if not recorder.record_apart(events.AUDIT_EVENTS_DROPPED, details={"dropped": dropped}, or_spill=is_last):
             spool.memory.put_back_dropped(dropped)
 
 
@@ -346,7 +349,7 @@ def _as_it_went(line: _Line, outcomes: dict[str, str | None], counts: Replayed) 
     outcome = outcomes.get(line.transaction_id or "")
     # Without the installation's name the number is one of nobody knows which database.
     is_certain = outcome == "committed" and line.installation is not None
-    if is_certain or not frozen["success"]:
+    if is_certain or not frozen["success"] or frozen["event_type"] in _NOBODYS_ACT:
         return frozen
     if outcome == "aborted" and line.installation is not None:
         counts.not_committed += 1

@@ -449,8 +449,8 @@ def test_events_in_memory_go_to_the_disk_when_the_process_ends_without_a_databas
             recorder.record(events.EMAIL_CHECKS, actor=None, details={"checked": 9, "taken": 0, "refused": 0})
             db.session.commit()
             replay.keep_up(is_last=True)
-        assert [line["event_type"] for line in spooled(audit_spool)] == ["email_checks"]
-    assert replay_all().stored == 1
+        assert {line["event_type"] for line in spooled(audit_spool)} == {"email_checks", "audit_degraded"}
+    assert replay_all().stored == 2
 
 
 def test_the_first_write_afterwards_records_how_long_and_how_much_it_was(committed_app: Flask) -> None:
@@ -489,6 +489,25 @@ def test_trouble_that_cannot_be_recorded_yet_is_recorded_later(committed_app: Fl
     with committed_app.app_context():
         replay.Keeper().keep_up()
     assert value(committed_app, "SELECT count(*) FROM audit_logs WHERE event_type = 'audit_degraded'") == 1
+
+
+def test_a_process_that_ends_in_trouble_leaves_word_of_it(
+    committed_app: Flask, audit_spool: Path, replay_all: Callable[[], replay.Replayed]
+) -> None:
+    """R11, R13: what only this process knows goes with it, unless the spool keeps it."""
+    with away(committed_app), committed_app.app_context():
+        act(committed_app, 1)
+        spool.memory.add([line_of(1, event_type="email_checks")] * (spool.MOST_IN_MEMORY + 3))
+        spool.memory.take()
+        replay.Keeper().keep_up(is_last=True)
+    recorder.forget()
+    assert replay_all().stored == 3
+    told = run(
+        committed_app,
+        "SELECT event_type, success, event_metadata->'swallowed', event_metadata->'dropped', event_metadata->'outcome' "
+        "FROM audit_logs WHERE event_type LIKE 'audit%%' ORDER BY event_type",
+    )
+    assert told == [("audit_degraded", True, 1, None, None), ("audit_events_dropped", True, None, 3, None)]
 
 
 def test_dropped_events_are_one_event_a_minute(committed_app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
