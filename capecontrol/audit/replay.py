@@ -175,6 +175,9 @@ class Keeper:
         installation = recorder.installation.id
         if installation is None or not (len(spool.memory) or spool.spool.waiting(installation)):
             self._pause = FIRST_PAUSE_SECONDS
+            # Another process stored what this one swallowed: they share the folder.
+            if recorder.health.is_degraded and _installation(Replayed()) is not None:
+                recorder.health.written()
             return
         done = replay()
         if done.stored or done.unreadable:

@@ -47,11 +47,15 @@ _LAST_REPORT = text("SELECT extract(epoch FROM now() - max(last_heartbeat)) FROM
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One part and how it is; `detail` is a sentence for whoever runs the product, with what to do."""
+    """One part and how it is; `detail` is a sentence for whoever runs the product, with what to do.
+
+    `is_failing` says that it does not do its work now, and not only that something about it waits for somebody.
+    """
 
     name: str
     state: State
     detail: str
+    is_failing: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +203,7 @@ def _audit(connection: Connection) -> Part:
             "degraded",
             f"Events cannot be written ({state_of(error)}); they go to the spool, and to stderr as AUDIT_SPILL lines: "
             f"keep those. {_spooled()}".rstrip(),
+            is_failing=True,
         )
     if recorder.health.is_degraded:
         return Part(

@@ -480,6 +480,26 @@ def test_a_write_of_somebody_else_ends_the_trouble_too(committed_app: Flask) -> 
     assert value(committed_app, "SELECT count(*) FROM audit_logs WHERE event_type = 'audit_degraded'") == 1
 
 
+def test_a_replay_of_another_process_ends_the_trouble_too(committed_app: Flask, audit_spool: Path) -> None:
+    """Processes share the folder, so what this one swallowed may be stored by any."""
+    keeper = replay.Keeper()
+    swallow(committed_app, 1)
+    with committed_app.app_context():
+        recorder.installation.id = value(committed_app, "SELECT id FROM installation")
+        environment = environment_of_processes(
+            committed_app.config["SETTINGS"].database_url, AUDIT_SPOOL_DIR=str(audit_spool)
+        )
+        command = [sys.executable, "-m", "flask", "--app", "wsgi", "audit", "replay"]
+        subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, check=True)
+        with away(committed_app):
+            keeper.keep_up()
+            assert recorder.health.is_degraded
+        keeper.keep_up()
+        assert not recorder.health.is_degraded
+    assert acts_recorded(committed_app) == [(1, True)]
+    assert value(committed_app, "SELECT count(*) FROM audit_logs WHERE event_type = 'audit_degraded'") == 1
+
+
 def test_trouble_that_cannot_be_recorded_yet_is_recorded_later(committed_app: Flask) -> None:
     with away(committed_app):
         act(committed_app, 1)
@@ -505,7 +525,7 @@ def test_a_process_that_ends_in_trouble_leaves_word_of_it(
     told = run(
         committed_app,
         "SELECT event_type, success, event_metadata->'swallowed', event_metadata->'dropped', event_metadata->'outcome' "
-        "FROM audit_logs WHERE event_type LIKE 'audit%%' ORDER BY event_type",
+        "FROM audit_logs WHERE event_type LIKE 'audit%' ORDER BY event_type",
     )
     assert told == [("audit_degraded", True, 1, None, None), ("audit_events_dropped", True, None, 3, None)]
 
