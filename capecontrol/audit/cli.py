@@ -14,7 +14,7 @@ from flask import Flask, current_app
 from flask.cli import AppGroup
 
 from capecontrol import clock
-from capecontrol.audit import delivery, evidence, hours, offline, retention, seals, verification
+from capecontrol.audit import delivery, erasure, evidence, hours, offline, retention, seals, verification
 from capecontrol.audit import export as exporting
 from capecontrol.audit import replay as replaying
 from capecontrol.audit.evidence import Unreadable
@@ -205,6 +205,20 @@ def purge(is_dry_run: bool) -> None:
     for category, before in sorted(retention.cutoffs().items()):
         click.echo(f"{counts[category]:>12,}  {category}, before {before:%Y-%m-%d %H:%M} UTC")
     click.echo(f"{'Would delete' if is_dry_run else 'Deleted'} {_events(counts.total())}.")
+
+
+@audit.command("erase")
+@click.argument("person_id")
+def erase(person_id: str) -> None:
+    """Erase what is personal in everything that PERSON_ID, the id of an account, did; for good.
+
+    The events themselves stay, and every proof over them. Do it before the account is deleted.
+    """
+    try:
+        count = erasure.pseudonymise(person_id, actor=None)
+    except DomainError as refusal:
+        raise click.ClickException(refusal.detail) from None
+    click.echo(f"Erased what was personal in {_events(count)}.")
 
 
 def _write(begun: exporting.Export, file: IO[bytes]) -> None:

@@ -20,7 +20,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from capecontrol import clock, ids
-from capecontrol.audit import events, recorder, spool
+from capecontrol.audit import erasure, events, recorder, spool
 from capecontrol.audit.savepoint import LOCK_MS, reason_of
 from capecontrol.database import short_transaction
 
@@ -325,6 +325,7 @@ def _store_together(lines: list[_Line], done: Replayed) -> list[_Line]:
         if rows:
             people = {row["user_id"] for row in rows if row["user_id"] is not None}
             there = set(connection.execute(_PEOPLE, {"ids": sorted(people)}).scalars()) if people else set()
+            rows = erasure.as_erased(rows, connection)  # behind that lock, which an erasure takes too
             rows = [row | {"user_id": row["user_id"] if row["user_id"] in there else None} for row in rows]
             counts.stored = connection.exec_driver_sql(*recorder.insert(rows)).rowcount
     if rows:
