@@ -255,9 +255,7 @@ def _replay_file(file: IO[bytes], path: Path, installation: str, done: Replayed)
             done.foreign[owner] += len(raws)
             spool.spool.leave(raws, owner)
         if unreadable:
-            aside = path.with_suffix(spool.BAD)
-            aside.write_text("".join(f"{raw}\n" for raw in unreadable))
-            done.set_aside.append(str(aside))
+            done.set_aside.append(str(spool.spool.lay_aside(unreadable, path)))
     except OSError as failure:  # it stays, and with it what could not be put elsewhere; what is stored is known
         done.trouble = f"the spool's disk takes nothing ({failure.strerror})"
         return

@@ -266,6 +266,21 @@ def test_a_bad_line_goes_aside_is_counted_and_holds_up_no_other(
     assert replay_all().is_all_well
 
 
+def test_what_goes_aside_is_as_closed_and_as_lasting_as_the_spool(
+    committed_app: Flask, audit_spool: Path, replay_all: Callable[[], replay.Replayed], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be half an event, with an address in it; and the file it was read from goes."""
+    claimed = put(audit_spool, line_of(1)[:80])
+    claimed.with_suffix(".unfinished").write_text("of a replay that was killed")
+    flushed: list[os.stat_result] = []
+    flush = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda fd: (flushed.append(os.fstat(fd)), flush(fd)))
+    replay_all()
+    (aside,) = audit_spool.iterdir()
+    assert (aside.suffix, aside.stat().st_mode & 0o777) == (".bad", 0o600)
+    assert aside.stat().st_ino in [each.st_ino for each in flushed]
+
+
 def test_text_that_postgresql_cannot_hold_blocks_nothing(
     committed_app: Flask, audit_spool: Path, replay_all: Callable[[], replay.Replayed]
 ) -> None:
