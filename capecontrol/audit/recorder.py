@@ -26,8 +26,8 @@ from capecontrol.audit.commitments import commitment_of
 from capecontrol.audit.degradation import Health
 from capecontrol.audit.events import Event
 from capecontrol.audit.origin import Origin, current_origin
-from capecontrol.audit.savepoint import Swallowed, reason_of
-from capecontrol.database import short_transaction
+from capecontrol.audit.savepoint import Swallowed
+from capecontrol.database import reason_of, short_transaction
 from capecontrol.errors import Unavailable
 from capecontrol.extensions import db
 

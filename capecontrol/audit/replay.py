@@ -21,8 +21,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from capecontrol import clock, ids
 from capecontrol.audit import erasure, events, recorder, spool
-from capecontrol.audit.savepoint import LOCK_MS, reason_of
-from capecontrol.database import short_transaction
+from capecontrol.audit.savepoint import LOCK_MS
+from capecontrol.database import reason_of, short_transaction
 
 ROWS_AT_A_TIME = 200
 STATEMENT_MS = 2000

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError
+
+from capecontrol.database import reason_of
 
 LOCK_MS = 100
 STATEMENT_MS = 500
@@ -82,12 +84,6 @@ def installation_id(connection: Connection) -> str | None:
     if write(connection, [(statement, ())]) is not None:
         return None
     return connection.exec_driver_sql("SELECT current_setting('capecontrol.installation')").scalar_one() or None
-
-
-def reason_of(failure: SQLAlchemyError) -> str:
-    """Return a failure's SQLSTATE, or the kind of error where the server said nothing; never the driver's text."""
-    state = getattr(getattr(failure, "orig", None), "pgcode", None)
-    return state or type(failure).__name__
 
 
 def _may_swallow(failure: DBAPIError, connection: Connection, seconds: float) -> bool:
