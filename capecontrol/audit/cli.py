@@ -66,7 +66,9 @@ def without_settings() -> Flask:
 def seal_now() -> None:
     """Seal now what the worker would seal within the minute."""
     count = seals.seal()
-    click.echo("There is nothing to seal." if not count else f"Sealed {_events(count)}.")
+    left = seals.why_unsealed()
+    done = f"Sealed {_events(count)}." if count else "Nothing was sealed." if left else "There is nothing to seal."
+    click.echo(f"{done} {left or ''}".rstrip())
 
 
 @audit.command("verify")
@@ -191,7 +193,7 @@ def deliver() -> None:
 def recount() -> None:
     """Forget the counts by the hour; the worker makes all of them anew from the log, within minutes."""
     hours.recount()
-    click.echo("The counts by the hour are forgotten. Until the worker has made them anew, statistics show less.")
+    click.echo("The counts by the hour are forgotten. Until the worker has made them anew, statistics take longer.")
 
 
 @audit.command("purge")
