@@ -6,7 +6,8 @@ and stored later (replay.py). Every other error rises as its own kind.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import chain, compress
@@ -142,6 +143,19 @@ def record_failure(
     with clock.timed("audit"):
         if (reason := _write_apart(frozen)) is not None:
             _spill([frozen], reason=reason, transaction_id=None)
+
+
+@contextmanager
+def failures_recorded(
+    kind: Event, *, actor: Actor, details: Mapping[str, Any] | None = None, subject_id: str | None = None
+) -> Iterator[None]:
+    """Undo and record what the database fails meanwhile, as an act of this kind that failed; its error goes on."""
+    try:
+        yield
+    except SQLAlchemyError as failure:
+        db.session.rollback()
+        record_failure(kind, actor=actor, error=type(failure).__name__, details=details, subject_id=subject_id)
+        raise
 
 
 def record_apart(kind: Event, *, details: Mapping[str, Any], or_spill: bool = False) -> bool:
