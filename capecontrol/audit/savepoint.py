@@ -16,8 +16,9 @@ STATEMENT_MS = 500
 LIMITS = f"SET LOCAL lock_timeout = {LOCK_MS}; SET LOCAL statement_timeout = {STATEMENT_MS}; "
 
 # SQLSTATEs that leave the transaction usable after ROLLBACK TO: data and integrity (22, 23), rights and missing
-# objects (42), resources (53), a trigger's RAISE (P0), feature not supported, lock not available, deadlock.
-_SWALLOWED_CLASSES = ("22", "23", "42", "53", "P0")
+# objects (42), resources (53), too large or too deep (54), a trigger's RAISE (P0), feature not supported, lock not
+# available, deadlock.
+_SWALLOWED_CLASSES = ("22", "23", "42", "53", "54", "P0")
 _SWALLOWED_STATES = ("0A000", "55P03", "40P01")
 _QUERY_CANCELED = "57014"
 
