@@ -178,6 +178,12 @@ def is_passing(error: SQLAlchemyError) -> bool:
     return state[:2] in _PASSING_CLASSES
 
 
+def reason_of(failure: SQLAlchemyError) -> str:
+    """Return a failure's SQLSTATE, or the kind of error where the server said nothing; never the driver's text, which
+    may hold an address."""
+    return getattr(getattr(failure, "orig", None), "pgcode", None) or type(failure).__name__
+
+
 def in_safe_words(error: BaseException) -> dict[str, Any]:
     """Return an error as fields of a log line: all of it, but for the text of a database error anywhere in its chain.
 

@@ -54,13 +54,14 @@ class Alert:
 
 
 def count_on(sign: Sign, signs: Sequence[Sign]) -> bool:
-    """Add signs to the open alert about their subject, and say whether there is one."""
+    """Add signs to the open alert about their subject, and say whether there is one. It tells the latest of them."""
     counted = db.session.scalar(
         update(AuditAlert)
         .where(AuditAlert.kind == sign.rule.kind, AuditAlert.subject == sign.subject, AuditAlert.quiet_at.is_(None))
         .values(
             count=AuditAlert.count + len(signs),
             last_at=func.greatest(AuditAlert.last_at, max(each.at for each in signs)),
+            **({"details": sign.details} if sign.details else {}),
         )
         .returning(AuditAlert.id)
     )

@@ -11,21 +11,21 @@ from typing import IO
 import click
 import psycopg
 from flask import Flask, current_app
-from flask.cli import AppGroup
 
 from capecontrol import clock
-from capecontrol.audit import delivery, evidence, hours, offline, retention, seals, verification
+from capecontrol.audit import delivery, erasure, evidence, hours, offline, retention, seals, verification
 from capecontrol.audit import export as exporting
 from capecontrol.audit import replay as replaying
 from capecontrol.audit.evidence import Unreadable
 from capecontrol.audit.findings import Report
 from capecontrol.audit.replay import Replayed
 from capecontrol.audit.schemas import ExportQuery
+from capecontrol.commands import CommandGroup
 from capecontrol.config import libpq_url
 from capecontrol.errors import DomainError
 from capecontrol.web.json_requests import check_shape
 
-audit = AppGroup("audit", help="The record: seals, proofs, exports, retention, and events that wait.")
+audit = CommandGroup("audit", help="The record: seals, proofs, exports, retention, and events that wait.")
 
 _EXISTING = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -66,7 +66,9 @@ def without_settings() -> Flask:
 def seal_now() -> None:
     """Seal now what the worker would seal within the minute."""
     count = seals.seal()
-    click.echo("There is nothing to seal." if not count else f"Sealed {_events(count)}.")
+    left = seals.why_unsealed()
+    done = f"Sealed {_events(count)}." if count else "Nothing was sealed." if left else "There is nothing to seal."
+    click.echo(f"{done} {left or ''}".rstrip())
 
 
 @audit.command("verify")
@@ -115,10 +117,7 @@ def verify(
 @click.argument("event")
 def prove(event: str) -> None:
     """Print the proof that EVENT, a number or an event id, is in its seal: JSON for `audit verify --proof`."""
-    try:
-        click.echo(evidence.json_text(seals.prove(event)))
-    except DomainError as refusal:
-        raise click.ClickException(refusal.detail) from None
+    click.echo(evidence.json_text(seals.prove(event)))
 
 
 @audit.command("export")
@@ -194,7 +193,7 @@ def deliver() -> None:
 def recount() -> None:
     """Forget the counts by the hour; the worker makes all of them anew from the log, within minutes."""
     hours.recount()
-    click.echo("The counts by the hour are forgotten. Until the worker has made them anew, statistics show less.")
+    click.echo("The counts by the hour are forgotten. Until the worker has made them anew, statistics take longer.")
 
 
 @audit.command("purge")
@@ -205,6 +204,17 @@ def purge(is_dry_run: bool) -> None:
     for category, before in sorted(retention.cutoffs().items()):
         click.echo(f"{counts[category]:>12,}  {category}, before {before:%Y-%m-%d %H:%M} UTC")
     click.echo(f"{'Would delete' if is_dry_run else 'Deleted'} {_events(counts.total())}.")
+
+
+@audit.command("erase")
+@click.argument("person_id")
+def erase(person_id: str) -> None:
+    """Erase what is personal in everything that PERSON_ID, the id of an account, did; for good.
+
+    The events themselves stay, and every proof over them. Do it before the account is deleted.
+    """
+    count = erasure.pseudonymise(person_id, actor=None)
+    click.echo(f"Erased what was personal in {_events(count)}.")
 
 
 def _write(begun: exporting.Export, file: IO[bytes]) -> None:

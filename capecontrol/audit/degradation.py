@@ -57,14 +57,16 @@ class Health:
             return
         with self._lock:
             self.is_degraded = False
-            if self._running is not None:
-                self._running.ended_at = clock.now()
-                self._over.append(self._running)
-                self._running = None
+            self._end_running()
 
-    def take_over(self) -> list[Episode]:
-        """Return the episodes that are over and not yet recorded; the caller records them or puts them back."""
+    def take_over(self, *, is_last: bool = False) -> list[Episode]:
+        """Return the episodes that are over and not yet recorded; the caller records them or puts them back.
+
+        `is_last` is for a process that ends, and with it the episode that still runs.
+        """
         with self._lock:
+            if is_last:
+                self._end_running()
             taken, self._over = self._over, []
         return taken
 
@@ -72,3 +74,10 @@ class Health:
         """Keep episodes that could not be recorded for later."""
         with self._lock:
             self._over = episodes + self._over
+
+    def _end_running(self) -> None:
+        """End the running episode, if there is one. Only with the lock held."""
+        if self._running is not None:
+            self._running.ended_at = clock.now()
+            self._over.append(self._running)
+            self._running = None

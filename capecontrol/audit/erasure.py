@@ -1,30 +1,53 @@
 """Erasing what is personal about somebody in the record, while the events and every proof over them stay."""
 
-from sqlalchemy import text
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, text
 
 from capecontrol.audit import events
 from capecontrol.audit.actor import Actor
+from capecontrol.audit.evidence import PERSONAL_FIELDS
 from capecontrol.audit.recorder import record
+from capecontrol.errors import NotFound
 from capecontrol.extensions import db
 
 BATCH = 5_000
 
-# Theirs by account; or nobody's, by an address their own events carry: tries to sign in, to register again.
-_ROWS = text(
-    "SELECT id FROM audit_logs WHERE salt IS NOT NULL AND user_id = :person UNION "
+# Locked, so that nothing about them is stored meanwhile: an event refers to its account.
+_ACCOUNT = text("SELECT id FROM users_v2 WHERE id = :person FOR UPDATE")
+_OF_AN_ACCOUNT = "user_id = :person"
+_OF_ONE_THAT_IS_GONE = "user_id IS NULL AND actor_ref = :person"
+# Theirs; or nobody's, by an address their own events or their account carry: tries to sign in, to register again.
+_ROWS = (
+    "WITH theirs AS MATERIALIZED ("
+    "SELECT id, lower(user_email) AS address FROM audit_logs WHERE salt IS NOT NULL AND {theirs}) "
+    "SELECT id FROM theirs UNION "
     "SELECT id FROM audit_logs WHERE salt IS NOT NULL AND user_id IS NULL AND lower(user_email) IN "
-    "(SELECT lower(user_email) FROM audit_logs WHERE user_id = :person) ORDER BY id"
+    "(SELECT address FROM theirs UNION SELECT lower(email) FROM users_v2 WHERE id = :person) ORDER BY id"
 )
+_ERASURES = text(
+    "SELECT subject_id, lower(email) AS address, max(audit_logs.created_at) AS at "
+    "FROM audit_logs LEFT JOIN users_v2 ON users_v2.id = subject_id "
+    "WHERE event_type = :kind AND (subject_id = ANY(:people) OR lower(email) = ANY(:addresses)) GROUP BY 1, 2"
+)
+_ERASED = dict.fromkeys((*PERSONAL_FIELDS, "salt"))
 
 
 def pseudonymise(person_id: str, *, actor: Actor | None) -> int:
     """Set everything personal in a person's events to NULL, with its salt, and return in how many.
 
     What stays is the opaque id, who is who to nobody once the account is gone. To be called before the account is
-    deleted, since that clears `user_id`, and from a job: an event's origin would be the person's own address. The
-    event names no `actor` who is the person.
+    deleted, since only then is every address known, and from a job or a command: an event's origin would be the
+    person's own address. The event names no `actor` who is the person. Raises NotFound where nothing is of this id.
     """
-    row_ids = list(db.session.scalars(_ROWS, {"person": person_id}))
+    has_account = db.session.scalar(_ACCOUNT, {"person": person_id}) is not None
+    theirs = _OF_AN_ACCOUNT if has_account else _OF_ONE_THAT_IS_GONE
+    row_ids = list(db.session.scalars(text(_ROWS.format(theirs=theirs)), {"person": person_id}))
+    if not (has_account or row_ids):
+        db.session.rollback()
+        raise NotFound("There is no account of this id, and no event of one that still holds anything personal.")
     for start in range(0, len(row_ids), BATCH):
         db.session.execute(
             text(
@@ -41,3 +64,33 @@ def pseudonymise(person_id: str, *, actor: Actor | None) -> int:
     )
     db.session.commit()
     return len(row_ids)
+
+
+def as_erased(rows: Sequence[dict[str, Any]], connection: Connection) -> list[dict[str, Any]]:
+    """Return events that are stored late, without what is personal in those of somebody who was erased meanwhile."""
+    known = [(_person_of(row), _address_of(row)) for row in rows]
+    wanted = {
+        "kind": events.AUDIT_PSEUDONYMISED.name,
+        "people": sorted({person for person, _ in known if person}),
+        "addresses": sorted({address for person, address in known if address and not person}),
+    }
+    erased_at: dict[str, datetime] = {}
+    for person_id, address, at in connection.execute(_ERASURES, wanted):
+        erased_at |= {person_id: at} | ({address: at} if address else {})
+    return [
+        row | _ERASED if _happened_by(row, erased_at.get(person or address or "")) else row
+        for row, (person, address) in zip(rows, known, strict=True)
+    ]
+
+
+def _person_of(row: Mapping[str, Any]) -> str | None:
+    return row["user_id"] or row.get("actor_ref")
+
+
+def _address_of(row: Mapping[str, Any]) -> str | None:
+    email = row.get("user_email")
+    return email.lower() if isinstance(email, str) else None
+
+
+def _happened_by(row: Mapping[str, Any], moment: datetime | None) -> bool:
+    return moment is not None and datetime.fromisoformat(row["created_at"]) <= moment

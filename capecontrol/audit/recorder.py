@@ -6,7 +6,8 @@ and stored later (replay.py). Every other error rises as its own kind.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import chain, compress
@@ -15,6 +16,7 @@ from typing import Any
 from prometheus_client import Counter
 from sqlalchemy import Connection, event
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session, SessionTransaction
 
 from capecontrol import clock, each_second, ids
@@ -25,8 +27,8 @@ from capecontrol.audit.commitments import commitment_of
 from capecontrol.audit.degradation import Health
 from capecontrol.audit.events import Event
 from capecontrol.audit.origin import Origin, current_origin
-from capecontrol.audit.savepoint import Swallowed, reason_of
-from capecontrol.database import short_transaction
+from capecontrol.audit.savepoint import Swallowed
+from capecontrol.database import reason_of, short_transaction
 from capecontrol.errors import Unavailable
 from capecontrol.extensions import db
 
@@ -143,12 +145,30 @@ def record_failure(
             _spill([frozen], reason=reason, transaction_id=None)
 
 
-def record_apart(kind: Event, *, details: Mapping[str, Any]) -> bool:
+@contextmanager
+def failures_recorded(
+    kind: Event, *, actor: Actor, details: Mapping[str, Any] | None = None, subject_id: str | None = None
+) -> Iterator[None]:
+    """Undo and record what the database fails meanwhile, as an act of this kind that failed; its error goes on."""
+    try:
+        yield
+    except SQLAlchemyError as failure:
+        db.session.rollback()
+        record_failure(kind, actor=actor, error=type(failure).__name__, details=details, subject_id=subject_id)
+        raise
+
+
+def record_apart(kind: Event, *, details: Mapping[str, Any], or_spill: bool = False) -> bool:
     """Write an event of the system itself, such as one about the record, on a connection of its own.
 
-    Return whether it is written; what is not goes nowhere, and the caller keeps what it is about.
+    Return whether it is written; what is not goes nowhere, and the caller keeps what it is about. With `or_spill`, for
+    a caller that cannot, it goes the way of every event that is swallowed.
     """
-    return _write_apart(_freeze(kind, None, details, None, None)) is None
+    frozen = _freeze(kind, None, details, None, None)
+    reason = _write_apart(frozen)
+    if reason is not None and or_spill:
+        _spill([frozen], reason=reason, transaction_id=None)
+    return reason is None or or_spill
 
 
 def record_refusal(kind: Event, *, actor: Actor | None, error: str, details: Mapping[str, Any]) -> None:
@@ -245,6 +265,8 @@ def _write_apart(frozen: dict[str, Any]) -> str | None:
         with short_transaction() as connection:
             connection.exec_driver_sql(savepoint.LIMITS + statement, parameters)
         is_written = True
+    except PoolTimeout as failure:  # others write something short: it says nothing about the table
+        return reason_of(failure)
     except SQLAlchemyError as failure:
         is_written = False
         return reason_of(failure)

@@ -20,9 +20,9 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from capecontrol import clock, ids
-from capecontrol.audit import events, recorder, spool
-from capecontrol.audit.savepoint import LOCK_MS, reason_of
-from capecontrol.database import short_transaction
+from capecontrol.audit import erasure, events, recorder, spool
+from capecontrol.audit.savepoint import LOCK_MS
+from capecontrol.database import reason_of, short_transaction
 
 ROWS_AT_A_TIME = 200
 STATEMENT_MS = 2000
@@ -32,6 +32,9 @@ REFUSALS_IN_A_ROW = 3
 FIRST_PAUSE_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 5.0
 DROPS_TOLD_EVERY_SECONDS = 60.0
+
+_NOBODYS_ACT = (events.AUDIT_DEGRADED.name, events.AUDIT_EVENTS_DROPPED.name)
+"""Events about the record itself: they belong to no transaction and are true whatever became of any."""
 
 NOT_COMMITTED = "This was not completed: its transaction was not committed."
 OUTCOME_UNKNOWN = "Whether this was completed is not known any more."
@@ -156,14 +159,14 @@ class Keeper:
     def keep_up(self, is_last: bool = False) -> None:
         """Store what waits, when the table takes it again, and record what there is to say about the time between.
 
-        The last time what is in memory goes to the disk, whatever the database says.
+        The last time what is in memory goes to the disk, whatever the database says, and with it what there is to say.
         """
         with self._one_at_a_time:
             if recorder.installation.id is None:
                 _installation(Replayed())
             if is_last or clock.monotonic() >= self._next_try_at:
                 self._replay()
-            self._tell_of_trouble()
+            self._tell_of_trouble(is_last)
             self._tell_of_drops(is_last)
             if is_last:
                 _save_memory()
@@ -172,6 +175,9 @@ class Keeper:
         installation = recorder.installation.id
         if installation is None or not (len(spool.memory) or spool.spool.waiting(installation)):
             self._pause = FIRST_PAUSE_SECONDS
+            # Another process stored what this one swallowed: they share the folder.
+            if recorder.health.is_degraded and _installation(Replayed()) is not None:
+                recorder.health.written()
             return
         done = replay()
         if done.stored or done.unreadable:
@@ -180,9 +186,9 @@ class Keeper:
         self._pause = FIRST_PAUSE_SECONDS if got_on else min(2 * self._pause, LONGEST_PAUSE_SECONDS)
         self._next_try_at = clock.monotonic() + self._pause
 
-    def _tell_of_trouble(self) -> None:
-        """Record each time of trouble that is over (R13)."""
-        episodes = recorder.health.take_over()
+    def _tell_of_trouble(self, is_last: bool) -> None:
+        """Record each time of trouble that is over (R13), or that this process does not see the end of."""
+        episodes = recorder.health.take_over(is_last=is_last)
         while episodes:
             episode = episodes[0]
             details = {
@@ -191,7 +197,7 @@ class Keeper:
                 "began_at": episode.began_at.isoformat(),
                 "ended_at": (episode.ended_at or clock.now()).isoformat(),
             }
-            if not recorder.record_apart(events.AUDIT_DEGRADED, details=details):
+            if not recorder.record_apart(events.AUDIT_DEGRADED, details=details, or_spill=is_last):
                 recorder.health.put_back(episodes)
                 return
             episodes = episodes[1:]
@@ -203,7 +209,7 @@ class Keeper:
         if not dropped:
             return
         self._drops_told_at = clock.monotonic()
-        if not recorder.record_apart(events.AUDIT_EVENTS_DROPPED, details={"dropped": dropped}):
+        if not recorder.record_apart(events.AUDIT_EVENTS_DROPPED, details={"dropped": dropped}, or_spill=is_last):
             spool.memory.put_back_dropped(dropped)
 
 
@@ -249,9 +255,7 @@ def _replay_file(file: IO[bytes], path: Path, installation: str, done: Replayed)
             done.foreign[owner] += len(raws)
             spool.spool.leave(raws, owner)
         if unreadable:
-            aside = path.with_suffix(spool.BAD)
-            aside.write_text("".join(f"{raw}\n" for raw in unreadable))
-            done.set_aside.append(str(aside))
+            done.set_aside.append(str(spool.spool.lay_aside(unreadable, path)))
     except OSError as failure:  # it stays, and with it what could not be put elsewhere; what is stored is known
         done.trouble = f"the spool's disk takes nothing ({failure.strerror})"
         return
@@ -319,6 +323,7 @@ def _store_together(lines: list[_Line], done: Replayed) -> list[_Line]:
         if rows:
             people = {row["user_id"] for row in rows if row["user_id"] is not None}
             there = set(connection.execute(_PEOPLE, {"ids": sorted(people)}).scalars()) if people else set()
+            rows = erasure.as_erased(rows, connection)  # behind that lock, which an erasure takes too
             rows = [row | {"user_id": row["user_id"] if row["user_id"] in there else None} for row in rows]
             counts.stored = connection.exec_driver_sql(*recorder.insert(rows)).rowcount
     if rows:
@@ -346,7 +351,7 @@ def _as_it_went(line: _Line, outcomes: dict[str, str | None], counts: Replayed) 
     outcome = outcomes.get(line.transaction_id or "")
     # Without the installation's name the number is one of nobody knows which database.
     is_certain = outcome == "committed" and line.installation is not None
-    if is_certain or not frozen["success"]:
+    if is_certain or not frozen["success"] or frozen["event_type"] in _NOBODYS_ACT:
         return frozen
     if outcome == "aborted" and line.installation is not None:
         counts.not_committed += 1

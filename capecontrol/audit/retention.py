@@ -21,6 +21,9 @@ BATCH = 5_000
 WINDOW = 20_000
 """How many rows one statement looks through for those whose time is over, so that it ends."""
 
+LONGEST_DAYS = 36_500
+"""A hundred years: much more, and the moment before which is purged would lie before the calendar begins."""
+
 DEFAULT_DAYS = dict.fromkeys(events.CATEGORIES, 730) | {"request": 90, "ai_service": 365, "admin": 2555}
 
 _days: dict[str, int] = {}
@@ -31,10 +34,11 @@ def configure(setting: str) -> None:
     days = dict(DEFAULT_DAYS)
     for pair in filter(None, (part.strip() for part in setting.split(","))):
         category, _, number = (part.strip() for part in pair.partition("="))
-        if category not in events.CATEGORIES or not (number.isascii() and number.isdigit()) or len(number) > 6:
+        is_number = number.isascii() and number.isdigit() and len(number) <= 6
+        if category not in events.CATEGORIES or not is_number or int(number) > LONGEST_DAYS:
             raise SettingsError(
-                f"AUDIT_RETENTION_DAYS: {pair!r} is not a category and a number of days, such as request=90. "
-                f"The categories: {', '.join(events.CATEGORIES)}."
+                f"AUDIT_RETENTION_DAYS: {pair!r} is not a category and a number of days up to {LONGEST_DAYS:,}, such "
+                f"as request=90. 0 keeps it for ever. The categories: {', '.join(events.CATEGORIES)}."
             )
         days[category] = int(number)
     _days.clear()

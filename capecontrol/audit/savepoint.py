@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError
+
+from capecontrol.database import reason_of
 
 LOCK_MS = 100
 STATEMENT_MS = 500
@@ -14,8 +16,9 @@ STATEMENT_MS = 500
 LIMITS = f"SET LOCAL lock_timeout = {LOCK_MS}; SET LOCAL statement_timeout = {STATEMENT_MS}; "
 
 # SQLSTATEs that leave the transaction usable after ROLLBACK TO: data and integrity (22, 23), rights and missing
-# objects (42), resources (53), a trigger's RAISE (P0), feature not supported, lock not available, deadlock.
-_SWALLOWED_CLASSES = ("22", "23", "42", "53", "P0")
+# objects (42), resources (53), too large or too deep (54), a trigger's RAISE (P0), feature not supported, lock not
+# available, deadlock.
+_SWALLOWED_CLASSES = ("22", "23", "42", "53", "54", "P0")
 _SWALLOWED_STATES = ("0A000", "55P03", "40P01")
 _QUERY_CANCELED = "57014"
 
@@ -82,12 +85,6 @@ def installation_id(connection: Connection) -> str | None:
     if write(connection, [(statement, ())]) is not None:
         return None
     return connection.exec_driver_sql("SELECT current_setting('capecontrol.installation')").scalar_one() or None
-
-
-def reason_of(failure: SQLAlchemyError) -> str:
-    """Return a failure's SQLSTATE, or the kind of error where the server said nothing; never the driver's text."""
-    state = getattr(getattr(failure, "orig", None), "pgcode", None)
-    return state or type(failure).__name__
 
 
 def _may_swallow(failure: DBAPIError, connection: Connection, seconds: float) -> bool:

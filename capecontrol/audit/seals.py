@@ -33,6 +33,8 @@ LOCK = 0x6361706573656C
 ADOPTING_SECONDS = 600
 """How long the search for rows in no seal may take, which happens once for a cluster: after a restore, or at first."""
 
+_NO_HORIZON = 2**64 - 1
+
 _SEAL_FIELDS = tuple(each.name for each in fields(Seal))
 _LINK = select(*(getattr(AuditSeal, name) for name in _SEAL_FIELDS))
 
@@ -101,6 +103,14 @@ def seal(*, only_full: bool = False) -> int:
         sealed += batch
         if batch < BATCH:  # what came meanwhile waits for the next round
             return sealed
+
+
+def why_unsealed() -> str | None:
+    """Return in a sentence why events cannot be sealed at this moment, or None where all can be."""
+    with adding_to_the_chain(wait=False) as chain:
+        if chain is None:
+            return "Another process is sealing at this moment."
+        return "Some wait for a transaction that is still open." if chain.is_held_back() else None
 
 
 def export_lines() -> Iterator[str]:
@@ -204,8 +214,7 @@ class Chain:
 
     def seal_next(self, *, only_full: bool = False) -> int:
         """Seal up to 10,000 rows and return how many; with `only_full` none when there are fewer."""
-        # Its own statement, before the rows are read: whoever is below this number has finished by now.
-        horizon = int(self._session.scalar(text("SELECT pg_snapshot_xmin(pg_current_snapshot())::text")) or 0)
+        horizon = self._horizon()
         if self._last is None or self._last.cluster != self._here.cluster:
             return 0 if only_full else self._adopt(horizon)
         if only_full and not self._has_full_batch(horizon):
@@ -217,6 +226,10 @@ class Chain:
         self._add("rows", rows, following=rows[-1].position if is_cut else (horizon, 0))
         return len(rows)
 
+    def is_held_back(self) -> bool:
+        """Say whether rows are stored that cannot be sealed yet: a transaction before theirs has not ended."""
+        return bool(self._rows_behind((self._horizon(), 0), _NO_HORIZON))
+
     def add_purge(self, row_ids: Sequence[int], purged: dict[str, Any]) -> None:
         """Add a link that names rows which this transaction deletes; `purged` says by which rule."""
         if self._last is None:
@@ -225,6 +238,10 @@ class Chain:
         self._link(
             "purge", row_ids, b"", b"", (0, 0), following, json.dumps(purged, sort_keys=True), self._last.cluster
         )
+
+    def _horizon(self) -> int:
+        """Return the number below which everybody has finished; its own statement, before the rows are read."""
+        return int(self._session.scalar(text("SELECT pg_snapshot_xmin(pg_current_snapshot())::text")) or 0)
 
     def _has_full_batch(self, horizon: int) -> bool:
         waiting = self._session.scalar(

@@ -79,16 +79,13 @@ class Spool:
 
     def leave(self, lines: Sequence[str], installation: str | None) -> None:
         """Put lines into a file of their own, complete or not at all, to be replayed another time. Raises OSError."""
-        path = self.folder / _name(installation)
-        unfinished = path.with_suffix(_UNFINISHED)
-        try:
-            with _create(unfinished) as file:
-                _write_all(file.fileno(), "".join(f"{line}\n" for line in lines).encode())
-                os.fsync(file.fileno())
-            unfinished.rename(path)
-        finally:
-            unfinished.unlink(missing_ok=True)
-        _sync_folder(self.folder)
+        self._put(self.folder / _name(installation), lines)
+
+    def lay_aside(self, lines: Sequence[str], claimed: Path) -> Path:
+        """Put lines of a claimed file that nobody could read beside it, for somebody to look at. Raises OSError."""
+        path = claimed.with_suffix(BAD)
+        self._put(path, lines)
+        return path
 
     def waiting(self, installation: str) -> list[Path]:
         """Return the files that wait for this installation, oldest first: also those nobody could name one for."""
@@ -150,6 +147,18 @@ class Spool:
         except OSError as failure:
             return f"{self.folder} cannot be written ({failure.strerror}): see AUDIT_SPOOL_DIR."
         return None if os.access(self.folder, os.W_OK | os.X_OK) else f"{self.folder} cannot be written."
+
+    def _put(self, path: Path, lines: Sequence[str]) -> None:
+        unfinished = path.with_suffix(_UNFINISHED)
+        unfinished.unlink(missing_ok=True)  # of a replay that was killed; whoever has claimed a file is the only one
+        try:
+            with _create(unfinished) as file:
+                _write_all(file.fileno(), "".join(f"{line}\n" for line in lines).encode())
+                os.fsync(file.fileno())
+            unfinished.rename(path)
+        finally:
+            unfinished.unlink(missing_ok=True)
+        _sync_folder(self.folder)
 
     def _files(self, *suffixes: str) -> list[Path]:
         try:

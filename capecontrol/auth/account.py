@@ -8,7 +8,7 @@ from sqlalchemy import select
 from capecontrol import clock
 from capecontrol.audit import events
 from capecontrol.audit.actor import Actor
-from capecontrol.audit.recorder import record, record_failure
+from capecontrol.audit.recorder import failures_recorded, record, record_failure
 from capecontrol.auth import email_addresses, passwords
 from capecontrol.auth.models import User, UserSession
 from capecontrol.database import release_connection
@@ -52,17 +52,21 @@ def end_session(session_id: str, *, actor: Actor) -> None:
                 subject_id=session_id,
             )
         raise NotFound
-    row.ended_at = clock.now()
-    record(events.SESSION_ENDED, actor=actor, subject_id=row.id, details={"ended_session": row.id})
-    db.session.commit()
+    details = {"ended_session": session_id}
+    with failures_recorded(events.SESSION_ENDED, actor=actor, details=details, subject_id=session_id):
+        row.ended_at = clock.now()
+        record(events.SESSION_ENDED, actor=actor, subject_id=session_id, details=details)
+        db.session.commit()
 
 
 def complete_profile(fields: Mapping[str, Any], *, actor: Actor) -> User:
     """Store what the older client's second page asks; other fields of the profile stay."""
-    user = db.session.get_one(User, actor.id, with_for_update=True)
-    user.profile = {**(user.profile or {}), **fields}
-    record(events.PROFILE_UPDATED, actor=actor, subject_id=user.id, details={"fields": sorted(fields)})
-    db.session.commit()
+    details = {"fields": sorted(fields)}
+    with failures_recorded(events.PROFILE_UPDATED, actor=actor, details=details, subject_id=actor.id):
+        user = db.session.get_one(User, actor.id, with_for_update=True)
+        user.profile = {**(user.profile or {}), **fields}
+        record(events.PROFILE_UPDATED, actor=actor, subject_id=user.id, details=details)
+        db.session.commit()
     return user
 
 

@@ -5,12 +5,11 @@ import sys
 
 import click
 from flask import Flask
-from flask.cli import AppGroup
 
 from capecontrol.auth import account
-from capecontrol.errors import DomainError
+from capecontrol.commands import CommandGroup
 
-auth = AppGroup("auth", help="People and administrators.")
+auth = CommandGroup("auth", help="People and administrators.")
 
 
 def register(app: Flask) -> None:
@@ -25,14 +24,11 @@ def create_admin(email: str) -> None:
 
     Asks for a password on a terminal, or reads it from the first line of standard input.
     """
-    try:
-        if account.has_account(email):
-            person = account.promote(email, actor=None)
-            click.echo(f"{person.email} is an administrator now.")
-            return
-        person = account.create_administrator(email, _read_password(email), actor=None)
-    except DomainError as refusal:
-        raise click.ClickException(refusal.detail) from None
+    if account.has_account(email):
+        person = account.promote(email, actor=None)
+        click.echo(f"{person.email} is an administrator now.")
+        return
+    person = account.create_administrator(email, _read_password(email), actor=None)
     click.echo(f"{person.email} has an account and is an administrator. Sign in at /login.")
 
 

@@ -6,7 +6,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from capecontrol import clock, ids
 from capecontrol.audit import events
 from capecontrol.audit.actor import Actor
-from capecontrol.audit.recorder import record, record_failure
+from capecontrol.audit.recorder import failures_recorded, record, record_failure
 from capecontrol.auth import email_addresses, passwords
 from capecontrol.auth.credentials import Credential, Mint, end_session_of
 from capecontrol.auth.models import ApiToken, User, UserSession
@@ -79,15 +79,15 @@ def _sign_in(
 
 def sign_out(*, actor: Actor, method: str, token_secret: str | None = None) -> None:
     """End the session or token the caller came with; nothing else of theirs."""
-    now = clock.now()
-    if token_secret is not None:
-        db.session.execute(
-            update(ApiToken).where(ApiToken.token_hash == ids.fingerprint(token_secret)).values(revoked_at=now)
-        )
-    if actor.session_id is not None:
-        _end_session(actor.session_id)
-    record(events.USER_LOGOUT, actor=actor, details={"method": method})
-    db.session.commit()
+    details = {"method": method}
+    with failures_recorded(events.USER_LOGOUT, actor=actor, details=details):
+        if token_secret is not None:
+            mine = ApiToken.token_hash == ids.fingerprint(token_secret)
+            db.session.execute(update(ApiToken).where(mine).values(revoked_at=clock.now()))
+        if actor.session_id is not None:
+            _end_session(actor.session_id)
+        record(events.USER_LOGOUT, actor=actor, details=details)
+        db.session.commit()
 
 
 def _open(

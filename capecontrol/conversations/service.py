@@ -18,7 +18,7 @@ from capecontrol import clock, ids
 from capecontrol.audit import events
 from capecontrol.audit.actor import Actor
 from capecontrol.audit.events import Event
-from capecontrol.audit.recorder import record, record_failure
+from capecontrol.audit.recorder import failures_recorded, record, record_failure
 from capecontrol.conversations import wording
 from capecontrol.conversations.models import Conversation, ConversationMessage
 from capecontrol.errors import Conflict, Invalid, NotFound
@@ -262,12 +262,15 @@ def defer_reply(reply_id: str) -> None:
 
 @contextmanager
 def refusals_recorded(kind: Event, *, actor: Actor, subject_id: str | None = None) -> Iterator[None]:
-    """Undo and record what is refused meanwhile, as an act of this kind that failed."""
+    """Undo and record what is refused meanwhile, or fails, as an act of this kind that failed."""
+    has_reason = "reason" in kind.details
+    unavailable = {"reason": "unavailable"} if has_reason else None
     try:
-        yield
+        with failures_recorded(kind, actor=actor, details=unavailable, subject_id=subject_id):
+            yield
     except (Invalid, Conflict) as refusal:
         db.session.rollback()
-        details = {"reason": type(refusal).__name__} if "reason" in kind.details else None
+        details = {"reason": type(refusal).__name__} if has_reason else None
         record_failure(kind, actor=actor, error=refusal.detail, details=details, subject_id=subject_id)
         raise
 

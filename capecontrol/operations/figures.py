@@ -13,9 +13,9 @@ from capecontrol.audit import alerts, delivery, recorder
 from capecontrol.audit.models import AuditLog
 from capecontrol.auth import waiting_room
 from capecontrol.config import Settings, on_a_dyno
+from capecontrol.database import reason_of
 from capecontrol.extensions import db
 from capecontrol.mail import outgoing
-from capecontrol.operations.readiness import state_of
 
 _JOBS = text(
     "SELECT count(*) FILTER (WHERE status = 'todo' AND (scheduled_at IS NULL OR scheduled_at <= now())) AS waiting, "
@@ -72,7 +72,7 @@ def _read(name: str, figures: Callable[[], Iterator[Figure]]) -> Section:
     try:
         section = Section(name, tuple(figures()))
     except SQLAlchemyError as failure:
-        section = Section(name, trouble=f"These figures could not be read ({state_of(failure)}); look at the parts.")
+        section = Section(name, trouble=f"These figures could not be read ({reason_of(failure)}); look at the parts.")
     db.session.rollback()  # they only read, and a failed one must not spoil the next
     return section
 

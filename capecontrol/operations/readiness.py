@@ -18,7 +18,7 @@ from capecontrol import clock, ids
 from capecontrol.audit import recorder, savepoint, spool
 from capecontrol.audit.models import AuditLog
 from capecontrol.config import ROOT, Settings, on_a_dyno
-from capecontrol.database import short_transaction
+from capecontrol.database import reason_of, short_transaction
 from capecontrol.extensions import Base, db
 
 State = Literal["ok", "degraded", "down"]
@@ -47,11 +47,15 @@ _LAST_REPORT = text("SELECT extract(epoch FROM now() - max(last_heartbeat)) FROM
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One part and how it is; `detail` is a sentence for whoever runs the product, with what to do."""
+    """One part and how it is; `detail` is a sentence for whoever runs the product, with what to do.
+
+    `is_failing` says that it does not do its work now, and not only that something about it waits for somebody.
+    """
 
     name: str
     state: State
     detail: str
+    is_failing: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +122,7 @@ def _parts() -> Iterator[Part]:
     except PoolTimeout:
         yield Part("database", "degraded", "The connection for probes was in use for a second; look again.")
     except SQLAlchemyError as error:
-        yield Part("database", "down", f"The database does not answer ({state_of(error)}); check DATABASE_URL and it.")
+        yield Part("database", "down", f"The database does not answer ({reason_of(error)}); check DATABASE_URL and it.")
 
 
 def _looked_at(name: str, probe: Callable[[Connection], Part], connection: Connection) -> Part:
@@ -129,7 +133,7 @@ def _looked_at(name: str, probe: Callable[[Connection], Part], connection: Conne
     except DBAPIError as error:
         if error.connection_invalidated or connection.invalidated:
             raise
-        return Part(name, _WHEN_UNREADABLE.get(name, "degraded"), f"Its tables could not be read ({state_of(error)}).")
+        return Part(name, _WHEN_UNREADABLE.get(name, "degraded"), f"Its tables could not be read ({reason_of(error)}).")
     finally:
         if not connection.invalidated and savepoint.is_active:
             savepoint.rollback()
@@ -166,12 +170,12 @@ def _mapping(connection: Connection) -> Part:
         try:
             connection.execute(select(*mapper.local_table.columns).limit(0))
         except DBAPIError as error:
-            if state_of(error) not in _MISSING:
+            if reason_of(error) not in _MISSING:
                 raise
             return Part(
                 "mapping",
                 "down",
-                f"The table {mapper.local_table} is not as the models need it ({state_of(error)}): "
+                f"The table {mapper.local_table} is not as the models need it ({reason_of(error)}): "
                 "run `flask --app wsgi doctor`.",
             )
     return Part("mapping", "ok", "The models fit together and fit the tables.")
@@ -197,8 +201,9 @@ def _audit(connection: Connection) -> Part:
         return Part(
             "audit",
             "degraded",
-            f"Events cannot be written ({state_of(error)}); they go to the spool, and to stderr as AUDIT_SPILL lines: "
+            f"Events cannot be written ({reason_of(error)}); they go to the spool, and to stderr as AUDIT_SPILL lines: "
             f"keep those. {_spooled()}".rstrip(),
+            is_failing=True,
         )
     if recorder.health.is_degraded:
         return Part(
@@ -293,8 +298,3 @@ def heads() -> frozenset[str]:
 
 def _listed(revisions: set[str] | frozenset[str]) -> str:
     return ", ".join(sorted(revisions))
-
-
-def state_of(error: SQLAlchemyError) -> str:
-    """Return the SQLSTATE, or the kind of error; never the driver's text, which may hold an address."""
-    return getattr(getattr(error, "orig", None), "pgcode", None) or type(error).__name__

@@ -41,7 +41,7 @@ def order_lost(timestamp: int) -> None:  # noqa: ARG001 -- the round's, which th
 def watch_record(timestamp: int) -> None:  # noqa: ARG001 -- the round's, which the queue passes
     """Raise the alerts that the record calls for; first of all, whether it can be written."""
     for part in readiness.look().parts:
-        if part.name == "audit" and part.state != "ok":
+        if part.name == "audit" and part.is_failing:
             report_degraded(part.detail)
     raise_alerts()
 

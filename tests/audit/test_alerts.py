@@ -382,6 +382,21 @@ def test_a_record_that_cannot_be_written_now_is_reported_once(app: Flask, db_ses
     assert len(mails(db_session)) == 1
 
 
+def test_an_alert_about_the_record_says_how_it_is_by_now(
+    app: Flask, watch: Watch, db_session: Session, admin: Person
+) -> None:
+    with app.app_context():
+        for told in ("Events cannot be written (42P01)", "Events cannot be written (55P03)"):
+            alerts.report_degraded(told)
+        assert [alert.sentence for alert in alerts.list_alerts()] == ["Events cannot be written (55P03)"]
+        details = {"reasons": {"55P03": 7}, "swallowed": 7, "began_at": "2026-11-24", "ended_at": "2026-11-24"}
+        record(events.AUDIT_DEGRADED, actor=None, details=details)
+        db.session.commit()
+        watch()
+        (alert,) = alerts.list_alerts()
+    assert (alert.sentence, alert.count) == ("Events could not be written to the audit log (55P03)", 3)
+
+
 # Races, late comers, crashes
 
 

@@ -6,8 +6,10 @@ import pytest
 from flask import Flask
 
 from capecontrol import clock
-from capecontrol.audit import recorder
+from capecontrol.audit import events, recorder
 from capecontrol.audit.breaker import FAILURES, OPEN_SECONDS, WITHIN_SECONDS, Breaker
+from capecontrol.database import AUDIT
+from capecontrol.extensions import db
 from tests.audit.faults import act, acts_recorded, away, locked, spilled
 
 
@@ -142,6 +144,21 @@ def test_with_the_breaker_open_an_event_says_which_transaction_it_belonged_to(
     line = spilled(capsys.readouterr().err)[-1]
     assert line["reason"] == recorder.BREAKER_OPEN
     assert int(line["xid"]) > 0
+
+
+def test_waiting_in_vain_for_the_connection_is_no_failure_of_the_table(
+    committed_app: Flask, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others write something short on the one connection there is; the event waits in the spool all the same."""
+    with committed_app.app_context():
+        monkeypatch.setattr(db.engines[AUDIT].pool, "_timeout", 0.01)
+        with db.engines[AUDIT].connect():
+            for _ in range(FAILURES + 1):
+                recorder.record_failure(
+                    events.ACCESS_DENIED, actor=None, error="no", details={"wanted": "audit.search"}
+                )
+    assert [line["reason"] for line in spilled(capsys.readouterr().err)] == ["TimeoutError"] * (FAILURES + 1)
+    assert recorder.breaker.seconds_open == 0
 
 
 def test_an_act_after_the_half_minute_writes_to_the_table_again(

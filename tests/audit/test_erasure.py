@@ -1,11 +1,21 @@
 """Erasing somebody from the record: what is personal goes, the events and their links stay."""
 
+import threading
+from pathlib import Path
+
+import pytest
 from flask import Flask
 
-from capecontrol.audit import erasure, events, recorder
+from capecontrol import ids
+from capecontrol.audit import erasure, events, recorder, replay, seals
 from capecontrol.audit.evidence import PERSONAL_FIELDS
+from capecontrol.errors import NotFound
+from capecontrol.extensions import db
 from tests.audit.chain import query, store_full_row
+from tests.audit.faults import act, away, spooled
 from tests.people import make_person
+
+PERSONAL = f"SELECT num_nonnulls({', '.join(PERSONAL_FIELDS)}, salt) FROM audit_logs"
 
 
 def pseudonymise(app: Flask, person_id: str, actor=None) -> int:
@@ -70,3 +80,91 @@ def test_many_rows_go_in_batches(committed_app: Flask, monkeypatch) -> None:
     assert query(committed_app, "SELECT count(*) FROM audit_logs WHERE salt IS NOT NULL AND user_id IS NOT NULL") == [
         (0,)
     ]
+
+
+def fail_to_sign_in(app: Flask, email: str) -> None:
+    """Let somebody fail who is proven to be nobody."""
+    with app.app_context():
+        details = {"method": "page", "reason": "unknown_address"}
+        recorder.record_failure(events.USER_LOGIN_FAILED, actor=None, error="no", details=details, email=email)
+
+
+def test_the_command_erases_a_person_and_every_proof_still_holds(committed_app: Flask) -> None:
+    person = make_person(committed_app, email="thandi@example.com")
+    fail_to_sign_in(committed_app, "Thandi@example.com")
+    command = committed_app.test_cli_runner()
+    assert command.invoke(args=["audit", "seal"]).exit_code == 0
+    answer = command.invoke(args=["audit", "erase", person.id])
+    assert (answer.exit_code, answer.output) == (0, "Erased what was personal in 2 events.\n")
+    verified = command.invoke(args=["audit", "verify"])
+    assert verified.exit_code == 0, verified.output
+    assert "2 rows without what was personal in them: erased, as may be." in verified.output
+
+
+def test_an_id_that_nobody_has_is_a_sentence(committed_app: Flask) -> None:
+    answer = committed_app.test_cli_runner().invoke(args=["audit", "erase", ids.new_id()])
+    assert (answer.exit_code, answer.output) == (
+        1,
+        "Error: There is no account of this id, and no event of one that still holds anything personal.\n",
+    )
+    assert query(committed_app, "SELECT count(*) FROM audit_logs") == [(0,)]
+
+
+def test_somebody_whose_account_is_gone_already_can_be_erased_once(committed_app: Flask) -> None:
+    person = make_person(committed_app, email="thandi@example.com")
+    fail_to_sign_in(committed_app, "thandi@example.com")
+    query(committed_app, "DELETE FROM users_v2 WHERE id = %s", person.id)
+    assert pseudonymise(committed_app, person.id) == 2
+    assert query(committed_app, f"{PERSONAL} WHERE event_type <> 'audit_pseudonymised'") == [(0,), (0,)]
+    with pytest.raises(NotFound):
+        pseudonymise(committed_app, person.id)
+
+
+def test_what_waited_when_somebody_was_erased_is_stored_without_anything_personal(
+    committed_app: Flask, audit_spool: Path
+) -> None:
+    """Else the spool would bring back what the erasure took."""
+    person, other = make_person(committed_app, email="thandi@example.com"), make_person(committed_app)
+    with away(committed_app):
+        act(committed_app, 1, actor=person.actor)
+        act(committed_app, 2, actor=other.actor)
+        fail_to_sign_in(committed_app, "THANDI@example.com")
+        fail_to_sign_in(committed_app, "sipho@example.com")
+    assert len(spooled(audit_spool)) == 4
+    recorder.forget()  # of the breaker, which is another test's
+    pseudonymise(committed_app, person.id)
+    with away(committed_app):
+        act(committed_app, 3, actor=person.actor)
+    with committed_app.app_context():
+        assert replay.replay().stored == 5
+        seals.seal()
+    told = query(
+        committed_app,
+        "SELECT event_metadata->>'people', user_id, user_email, salt IS NULL FROM audit_logs "
+        "WHERE event_type IN ('demo_filled', 'user_login_failed') ORDER BY event_id",
+    )
+    assert told == [
+        ("1", person.id, None, True),
+        ("2", other.id, other.email, False),
+        (None, None, None, True),
+        (None, None, "sipho@example.com", False),
+        ("3", person.id, person.email, False),
+    ]
+    verified = committed_app.test_cli_runner().invoke(args=["audit", "verify"])
+    assert verified.exit_code == 0, verified.output
+
+
+def test_nothing_is_stored_about_a_person_while_they_are_erased(committed_app: Flask, audit_spool: Path) -> None:
+    """It waits in the spool, and is stored without what is personal."""
+    person = make_person(committed_app)
+    with committed_app.app_context():
+        db.session.execute(erasure._ACCOUNT, {"person": person.id})
+        thread = threading.Thread(target=act, args=(committed_app, 1), kwargs={"actor": person.actor})
+        thread.start()
+        thread.join(30)
+        db.session.rollback()
+    assert [line["reason"] for line in spooled(audit_spool)] == ["55P03"]
+    pseudonymise(committed_app, person.id)
+    with committed_app.app_context():
+        assert replay.replay().stored == 1
+    assert query(committed_app, f"{PERSONAL} WHERE event_type = 'demo_filled'") == [(0,)]

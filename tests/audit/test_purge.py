@@ -71,6 +71,13 @@ def test_all_kept_for_ever_is_a_setting_too(committed_app: Flask) -> None:
     assert purge(committed_app) == {}
 
 
+def test_the_longest_time_there_is_can_still_be_purged_by(committed_app: Flask) -> None:
+    retention.configure(f"request={retention.LONGEST_DAYS}")
+    store(committed_app, "request", retention.LONGEST_DAYS - 1)
+    store(committed_app, "request", retention.LONGEST_DAYS + 1)
+    assert purge(committed_app) == {"request": 1}
+
+
 def test_a_dry_run_counts_the_same_and_touches_nothing(committed_app: Flask) -> None:
     store(committed_app, "request", 91, count=3)
     before = query(committed_app, "SELECT to_jsonb(audit_logs) FROM audit_logs ORDER BY id")
@@ -130,7 +137,7 @@ def test_a_purge_waits_for_the_sealer_and_deletes_nothing_without_a_link(committ
 
 
 @pytest.mark.parametrize(
-    "setting", ["request", "request=", "request=ten", "request=-1", "weather=3", "request=9999999"]
+    "setting", ["request", "request=", "request=ten", "request=-1", "weather=3", "request=9999999", "request=36501"]
 )
 def test_a_setting_that_makes_no_sense_is_refused_in_words(setting: str) -> None:
     with pytest.raises(SettingsError, match="AUDIT_RETENTION_DAYS") as caught:

@@ -1,5 +1,6 @@
 """The recorder: its rules (R) and the pitfalls it was built around (P), each as a sentence."""
 
+import secrets
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -163,6 +164,34 @@ def test_a_failing_audit_table_costs_the_work_nothing_and_hides_nothing(
     assert line["installation"] == installation
     assert recorder.health.swallowed == before + 1
     assert recorder.health.is_degraded
+
+
+@pytest.mark.parametrize(
+    "limit",
+    [
+        "CREATE INDEX ON audit_logs (event_description)",
+        "ALTER TABLE audit_logs ALTER COLUMN event_description SET STORAGE PLAIN",
+    ],
+    ids=["for an index", "for a page"],
+)
+def test_a_row_that_is_too_large_costs_the_work_nothing(
+    committed_app: Flask, capsys: pytest.CaptureFixture[str], limit: str
+) -> None:
+    """54000: the transaction goes on all the same."""
+    with committed_app.app_context():
+        db.session.execute(text(limit))
+        db.session.commit()
+        db.session.add(new_user())
+        recorder.record(
+            events.DEMO_FILLED,
+            actor=None,
+            description=secrets.token_hex(10_000),  # what does not compress
+            details={"people": 1, "conversations": 2},
+        )
+        db.session.commit()
+        assert db.session.scalar(select(User.email)) == "lerato@example.com"
+    (line,) = spilled(capsys.readouterr().err)
+    assert line["reason"] == "54000"
 
 
 def test_a_locked_audit_table_costs_a_tenth_of_a_second(

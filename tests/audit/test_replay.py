@@ -266,6 +266,21 @@ def test_a_bad_line_goes_aside_is_counted_and_holds_up_no_other(
     assert replay_all().is_all_well
 
 
+def test_what_goes_aside_is_as_closed_and_as_lasting_as_the_spool(
+    committed_app: Flask, audit_spool: Path, replay_all: Callable[[], replay.Replayed], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be half an event, with an address in it; and the file it was read from goes."""
+    claimed = put(audit_spool, line_of(1)[:80])
+    claimed.with_suffix(".unfinished").write_text("of a replay that was killed")
+    flushed: list[os.stat_result] = []
+    flush = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda fd: (flushed.append(os.fstat(fd)), flush(fd)))
+    replay_all()
+    (aside,) = audit_spool.iterdir()
+    assert (aside.suffix, aside.stat().st_mode & 0o777) == (".bad", 0o600)
+    assert aside.stat().st_ino in [each.st_ino for each in flushed]
+
+
 def test_text_that_postgresql_cannot_hold_blocks_nothing(
     committed_app: Flask, audit_spool: Path, replay_all: Callable[[], replay.Replayed]
 ) -> None:
@@ -449,8 +464,8 @@ def test_events_in_memory_go_to_the_disk_when_the_process_ends_without_a_databas
             recorder.record(events.EMAIL_CHECKS, actor=None, details={"checked": 9, "taken": 0, "refused": 0})
             db.session.commit()
             replay.keep_up(is_last=True)
-        assert [line["event_type"] for line in spooled(audit_spool)] == ["email_checks"]
-    assert replay_all().stored == 1
+        assert {line["event_type"] for line in spooled(audit_spool)} == {"email_checks", "audit_degraded"}
+    assert replay_all().stored == 2
 
 
 def test_the_first_write_afterwards_records_how_long_and_how_much_it_was(committed_app: Flask) -> None:
@@ -480,6 +495,26 @@ def test_a_write_of_somebody_else_ends_the_trouble_too(committed_app: Flask) -> 
     assert value(committed_app, "SELECT count(*) FROM audit_logs WHERE event_type = 'audit_degraded'") == 1
 
 
+def test_a_replay_of_another_process_ends_the_trouble_too(committed_app: Flask, audit_spool: Path) -> None:
+    """Processes share the folder, so what this one swallowed may be stored by any."""
+    keeper = replay.Keeper()
+    swallow(committed_app, 1)
+    with committed_app.app_context():
+        recorder.installation.id = value(committed_app, "SELECT id FROM installation")
+        environment = environment_of_processes(
+            committed_app.config["SETTINGS"].database_url, AUDIT_SPOOL_DIR=str(audit_spool)
+        )
+        command = [sys.executable, "-m", "flask", "--app", "wsgi", "audit", "replay"]
+        subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, check=True)
+        with away(committed_app):
+            keeper.keep_up()
+            assert recorder.health.is_degraded
+        keeper.keep_up()
+        assert not recorder.health.is_degraded
+    assert acts_recorded(committed_app) == [(1, True)]
+    assert value(committed_app, "SELECT count(*) FROM audit_logs WHERE event_type = 'audit_degraded'") == 1
+
+
 def test_trouble_that_cannot_be_recorded_yet_is_recorded_later(committed_app: Flask) -> None:
     with away(committed_app):
         act(committed_app, 1)
@@ -489,6 +524,25 @@ def test_trouble_that_cannot_be_recorded_yet_is_recorded_later(committed_app: Fl
     with committed_app.app_context():
         replay.Keeper().keep_up()
     assert value(committed_app, "SELECT count(*) FROM audit_logs WHERE event_type = 'audit_degraded'") == 1
+
+
+def test_a_process_that_ends_in_trouble_leaves_word_of_it(
+    committed_app: Flask, audit_spool: Path, replay_all: Callable[[], replay.Replayed]
+) -> None:
+    """R11, R13: what only this process knows goes with it, unless the spool keeps it."""
+    with away(committed_app), committed_app.app_context():
+        act(committed_app, 1)
+        spool.memory.add([line_of(1, event_type="email_checks")] * (spool.MOST_IN_MEMORY + 3))
+        spool.memory.take()
+        replay.Keeper().keep_up(is_last=True)
+    recorder.forget()
+    assert replay_all().stored == 3
+    told = run(
+        committed_app,
+        "SELECT event_type, success, event_metadata->'swallowed', event_metadata->'dropped', event_metadata->'outcome' "
+        "FROM audit_logs WHERE event_type LIKE 'audit%' ORDER BY event_type",
+    )
+    assert told == [("audit_degraded", True, 1, None, None), ("audit_events_dropped", True, None, 3, None)]
 
 
 def test_dropped_events_are_one_event_a_minute(committed_app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -60,6 +60,27 @@ def test_nothing_is_sealed_where_nothing_happened(committed_app: Flask) -> None:
     assert links(committed_app) == []
 
 
+def test_the_command_says_why_it_leaves_events_unsealed(committed_app: Flask) -> None:
+    def told() -> str:
+        answer = committed_app.test_cli_runner().invoke(args=["audit", "seal"])
+        assert answer.exit_code == 0
+        return answer.stdout
+
+    assert told() == "There is nothing to seal.\n"
+    record_some(committed_app, 2)
+    with connected(committed_app) as other:
+        other.execute("SELECT pg_advisory_xact_lock(%s)", (seals.LOCK,))
+        assert told() == "Nothing was sealed. Another process is sealing at this moment.\n"
+    assert told() == "Sealed 2 events.\n"
+    with connected(committed_app) as other:
+        other.execute("SELECT pg_current_xact_id()")
+        record_some(committed_app, 3)
+        assert told() == "Sealed 1 event. Some wait for a transaction that is still open.\n"  # that of the first key
+        assert told() == "Nothing was sealed. Some wait for a transaction that is still open.\n"
+    assert told() == "Sealed 3 events.\n"
+    assert told() == "There is nothing to seal.\n"
+
+
 def test_every_row_is_sealed_once_and_a_round_without_news_adds_nothing(committed_app: Flask) -> None:
     record_some(committed_app, 3)
     assert seal(committed_app) == 3

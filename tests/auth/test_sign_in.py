@@ -8,12 +8,17 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 from sqlalchemy import select, update
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from capecontrol import clock, ids
 from capecontrol.audit.models import AuditLog
-from capecontrol.auth.models import ApiToken, User
-from tests.people import PASSWORD, Person
+from capecontrol.auth import account
+from capecontrol.auth.models import ApiToken, User, UserSession
+from capecontrol.auth.sign_in import sign_out
+from capecontrol.extensions import db
+from tests.audit.faults import run
+from tests.people import PASSWORD, Person, make_person
 from tests.visitor import Visitor
 
 
@@ -144,3 +149,32 @@ def test_a_sign_in_of_the_wrong_shape_is_recorded_with_its_address(client: Flask
 
 def test_an_unknown_caller_is_told_how_to_come(client: FlaskClient) -> None:
     assert client.get("/api/auth/me").headers["WWW-Authenticate"] == "Bearer"
+
+
+def test_what_the_database_fails_of_an_account_is_recorded_as_failed(committed_app: Flask) -> None:
+    person = make_person(committed_app)
+    with committed_app.app_context():
+        session = UserSession(user_id=person.id, token_hash="-", expires_at=clock.now() + timedelta(hours=1))
+        db.session.add(session)
+        db.session.commit()
+        session_id = session.id
+        db.session.rollback()
+        for table in ("api_tokens", "user_sessions", "users_v2"):
+            run(committed_app, f"ALTER TABLE {table} ADD CONSTRAINT broken CHECK (false) NOT VALID")
+        for act in (
+            lambda: sign_out(actor=person.actor, method="token", token_secret=person.token),
+            lambda: account.end_session(session_id, actor=person.actor),
+            lambda: account.complete_profile({"company": "Kelp"}, actor=person.actor),
+        ):
+            with pytest.raises(IntegrityError):
+                act()
+    found = run(
+        committed_app,
+        "SELECT event_type, success, actor_ref, subject_id, error_message, event_metadata FROM audit_logs "
+        "WHERE NOT success ORDER BY id",
+    )
+    assert found == [
+        ("user_logout", False, person.id, None, "IntegrityError", {"method": "token"}),
+        ("session_ended", False, person.id, session_id, "IntegrityError", {"ended_session": session_id}),
+        ("profile_updated", False, person.id, person.id, "IntegrityError", {"fields": ["company"]}),
+    ]

@@ -10,9 +10,9 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.orm import Mapped, mapped_column, registry, relationship
 
 from capecontrol import clock, create_app, each_second
-from capecontrol.audit import events, recorder, replay
+from capecontrol.audit import alerts, events, recorder, replay
 from capecontrol.extensions import db
-from capecontrol.operations import readiness
+from capecontrol.operations import readiness, tasks
 from capecontrol.operations.readiness import Watch
 from tests.conftest import dispose, settings_for
 
@@ -189,6 +189,18 @@ def test_lines_set_aside_are_told_until_somebody_has_looked(watched: Flask, ask,
     audit_spool.mkdir(mode=0o700)
     (audit_spool / "unknown.1.bad").write_text("{")
     assert "could not be read" in ask()[1]["parts"]["audit"]["detail"]
+
+
+def test_only_a_record_that_cannot_be_written_raises_the_alert(watched: Flask, audit_spool) -> None:
+    """What only waits for somebody to look would keep it from ever going quiet."""
+    audit_spool.mkdir(mode=0o700)
+    (audit_spool / "unknown.1.bad").write_text("{")
+    with watched.app_context():
+        tasks.watch_record(0)
+        assert alerts.list_alerts() == []
+        change(watched, REFUSE_ALL)
+        tasks.watch_record(0)
+        assert [alert.kind for alert in alerts.list_alerts()] == ["audit_degraded"]
 
 
 def test_a_probe_writes_nothing(watched: Flask, ask) -> None:
