@@ -29,7 +29,7 @@ from sqlalchemy import (
     select,
     text,
 )
-from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.exc import SQLAlchemyError
 
 from capecontrol import clock, ids
@@ -37,6 +37,7 @@ from capecontrol.audit import events, filtering, seals
 from capecontrol.audit.actor import Actor
 from capecontrol.audit.models import AuditLog
 from capecontrol.audit.recorder import record, record_failure
+from capecontrol.audit.secret_keys import without_secrets_sql
 from capecontrol.copy_out import CopyFailed, Rows, copy_out
 from capecontrol.database import short_transaction
 from capecontrol.errors import Unavailable
@@ -58,24 +59,6 @@ COUNTED = 10_000
 
 _COUNT_MS = 800
 _SAFETY = timedelta(minutes=5)
-
-# Keys that hold no detail of ours and must never leave, should an inherited row hold one.
-SECRET_KEYS = (
-    "access_token",
-    "accessToken",
-    "api_key",
-    "authorization",
-    "cookie",
-    "hashed_password",
-    "new_password",
-    "password",
-    "password_hash",
-    "refresh_token",
-    "reset_token",
-    "secret",
-    "session_token",
-    "token",
-)
 
 # A spreadsheet calculates what begins so; the wide forms are what some of them make of it themselves.
 _FORMULA_STARTS = "=+-@\uff1d\uff0b\uff0d\uff20"
@@ -350,9 +333,7 @@ def _cell(name: str) -> ColumnElement[Any]:
 
 def _metadata() -> ColumnElement[Any]:
     """Return the details without any key that names a secret."""
-    details = _log.c.event_metadata
-    is_object = func.jsonb_typeof(details) == "object"
-    return case((is_object, details.op("-", return_type=JSONB())(cast(list(SECRET_KEYS), ARRAY(Text)))), else_=details)
+    return literal_column(without_secrets_sql("audit_logs.event_metadata"), JSONB)
 
 
 def _conditions(wanted: Wanted) -> Iterator[ColumnElement[bool]]:

@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Any
 
 from capecontrol.audit import sentences
+from capecontrol.audit.secret_keys import without_secrets
 from capecontrol.audit.sentences import Happening
 
 SCHEMA = "1.3.0"
@@ -157,7 +158,7 @@ def describe(row: Mapping[str, Any]) -> dict[str, Any]:
         "resources": [{"uid": row["subject_id"]}] if row["subject_id"] else None,
         "risk_score": row["risk_score"],
         "duration": row["response_time_ms"],
-        "unmapped": row["event_metadata"],
+        "unmapped": without_secrets(row["event_metadata"]),
     }
     return _without_nothing(told)
 

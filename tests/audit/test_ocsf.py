@@ -138,6 +138,12 @@ def test_what_the_system_does_is_the_systems() -> None:
     assert told["actor"] == {"user": {"name": "Cape Control", "type_id": 3, "type": "System"}}
 
 
+def test_secrets_of_an_inherited_row_are_not_described() -> None:
+    details = {"token": "hunter2", "request": {"json": [{"password": "hunter2", "method": "page"}]}}
+    told = ocsf.describe(row(event_metadata=details))
+    assert told["unmapped"] == {"request": {"json": [{"method": "page"}]}}
+
+
 def test_an_inherited_event_is_a_base_event() -> None:
     told = ocsf.describe(row(event_type="ddos_attempt", event_level="loud", event_metadata=["no object"]))
     assert (told["class_uid"], told["activity_id"], told["type_uid"]) == (0, 99, 99)
