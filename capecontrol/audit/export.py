@@ -37,6 +37,7 @@ from capecontrol.audit import events, filtering, seals
 from capecontrol.audit.actor import Actor
 from capecontrol.audit.models import AuditLog
 from capecontrol.audit.recorder import record, record_failure
+from capecontrol.audit.savepoint import reason_of
 from capecontrol.audit.secret_keys import without_secrets_sql
 from capecontrol.copy_out import CopyFailed, Rows, copy_out
 from capecontrol.database import short_transaction
@@ -275,15 +276,22 @@ def begin(wanted: Wanted, *, actor: Actor | None, scope: Scope, give_back: Calla
         resources.callback(give_back)
     with ExitStack() as unless_begun:
         unless_begun.callback(resources.close)
-        _put_on_record(wanted, export_id, actor=actor)
         try:
-            rows = resources.enter_context(rows_of(wanted))
-        except CopyFailed as failure:
-            details = {"export_id": export_id, "format": wanted.format, "events": 0, "bytes": 0}
-            _record_end(details, f"The database could not be read ({failure}).", actor=actor)
-            raise Unavailable("The audit log cannot be read right now. Please try again in a moment.") from None
-        unless_begun.pop_all()
-    return Export(wanted, export_id, rows, actor=actor, scope=scope, resources=resources)
+            if _put_on_record(wanted, export_id, actor=actor):
+                rows = resources.enter_context(rows_of(wanted))
+                unless_begun.pop_all()
+                return Export(wanted, export_id, rows, actor=actor, scope=scope, resources=resources)
+            reason = "it could not be put on record"
+            told = "The export could not be put on record, so nothing was exported. Please try again later."
+        except (CopyFailed, SQLAlchemyError) as failure:
+            db.session.rollback()
+            state = reason_of(failure) if isinstance(failure, SQLAlchemyError) else failure
+            reason = f"the database could not be read ({state})"
+            told = "The audit log cannot be read right now. Please try again in a moment."
+    # The announcement may be stored all the same, now or from the spool.
+    details = {"export_id": export_id, "format": wanted.format, "events": 0, "bytes": 0}
+    _record_end(details, f"Nothing was exported: {reason}.", actor=actor)
+    raise Unavailable(told)
 
 
 @contextmanager
@@ -386,8 +394,8 @@ def _broken_off(file_format: Format, reason: str, events_sent: int) -> bytes:
     return f"{',' if file_format == 'json' and events_sent else ''}{said}\n".encode()
 
 
-def _put_on_record(wanted: Wanted, export_id: str, *, actor: Actor | None) -> None:
-    """Record the export and make sure of it: what cannot be recorded does not leave (R11, must)."""
+def _put_on_record(wanted: Wanted, export_id: str, *, actor: Actor | None) -> bool:
+    """Record the export and say whether it is in the table: what cannot be recorded does not leave (R11, must)."""
     begun_at = clock.now() - _SAFETY
     expected = _expected(wanted)
     record(
@@ -409,8 +417,7 @@ def _put_on_record(wanted: Wanted, export_id: str, *, actor: Actor | None) -> No
     )
     is_on_record = db.session.execute(recorded.limit(1)).first() is not None
     db.session.rollback()
-    if not is_on_record:
-        raise Unavailable("The export could not be put on record, so nothing was exported. Please try again later.")
+    return is_on_record
 
 
 def _expected(wanted: Wanted) -> int | str | None:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from pathlib import Path
@@ -22,11 +22,13 @@ from sqlalchemy import create_engine, select
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool
 
-from capecontrol import create_app
-from capecontrol.audit import export, filtering
+from capecontrol import create_app, each_second
+from capecontrol.audit import export, filtering, replay
 from capecontrol.audit.models import AuditLog
 from capecontrol.config import libpq_url
+from capecontrol.errors import Unavailable
 from capecontrol.extensions import db
+from tests.audit import faults
 from tests.audit.recorded import make_event
 from tests.conftest import dispose, settings_for
 from tests.live_server import REPOSITORY, LiveServer, environment_of_processes
@@ -45,6 +47,7 @@ def exported(databases: Databases) -> Iterator[Flask]:
     """Yield an application on a database of this module, where COPY sees what is stored: each test keeps to its day."""
     with databases.clone() as url:
         app = create_app(settings_for(url))
+        each_second.of(app).close()  # it would replay what tests with another database have swallowed
         yield app
         dispose(app)
 
@@ -299,14 +302,50 @@ def test_an_export_is_on_record_before_its_first_byte(client, staff: Person, sto
 
 def test_what_cannot_be_recorded_does_not_leave(committed_app: Flask) -> None:
     somebody = make_person(committed_app, role="admin")
-    with psycopg2.connect(libpq_url(committed_app.config["SETTINGS"].database_url)) as connection:
-        connection.cursor().execute(
-            "ALTER TABLE audit_logs ADD CONSTRAINT refuse CHECK (event_type <> 'data_export') NOT VALID"
-        )
+    faults.run(committed_app, "ALTER TABLE audit_logs ADD CONSTRAINT no CHECK (event_type <> 'data_export') NOT VALID")
     answer = committed_app.test_client().get(EXPORT, headers=somebody.bearer)
     assert answer.status_code == 503
     assert "put on record" in answer.json["detail"]
     assert somebody.email not in answer.text
+    faults.run(committed_app, "ALTER TABLE audit_logs DROP CONSTRAINT no")
+    assert told_of_the_refused_export(committed_app) == "Nothing was exported: it could not be put on record."
+
+
+def test_a_refused_export_is_never_told_as_one_that_was_made(committed_app: Flask) -> None:
+    """Its announcement waits in the spool with a transaction that was committed."""
+    somebody = make_person(committed_app, role="admin")
+    with faults.locked(committed_app):
+        assert committed_app.test_client().get(EXPORT, headers=somebody.bearer).status_code == 503
+    assert told_of_the_refused_export(committed_app) == (
+        "Nothing was exported: the database could not be read (55P03)."
+    )
+
+
+def test_an_export_for_which_there_was_no_connection_is_on_record_as_refused(committed_app: Flask) -> None:
+    with committed_app.app_context():
+        held = [db.engine.connect() for _ in range(committed_app.config["SETTINGS"].database_pool)]
+        with pytest.raises(Unavailable):
+            export.begin(export.Wanted("csv"), actor=None, scope=nullcontext)
+        for connection in held:
+            connection.close()
+    assert faults.run(committed_app, "SELECT event_type, success, error_message FROM audit_logs") == [
+        ("data_export_ended", False, "Nothing was exported: the database could not be read (TimeoutError).")
+    ]
+
+
+def told_of_the_refused_export(app: Flask) -> str:
+    """Replay what was swallowed and return why the one export that was announced left nothing."""
+    with app.app_context():
+        replay.replay()
+    announced, ended = faults.run(
+        app,
+        "SELECT event_type, success, error_message, event_metadata->>'export_id', event_metadata->'bytes' "
+        "FROM audit_logs WHERE event_type LIKE 'data_export%' ORDER BY created_at, event_id",
+    )
+    assert (announced[0], ended[0]) == ("data_export", "data_export_ended")
+    assert ended[3] == announced[3]
+    assert (ended[1], ended[4]) == (False, 0)
+    return str(ended[2])
 
 
 def test_a_locked_log_is_an_answer_and_not_a_file(client: FlaskClient, staff: Person, stored: Session) -> None:
