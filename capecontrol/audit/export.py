@@ -61,13 +61,18 @@ COUNTED = 10_000
 _COUNT_MS = 800
 _SAFETY = timedelta(minutes=5)
 
-# A spreadsheet calculates what begins so; the wide forms are what some of them make of it themselves.
-_FORMULA_STARTS = "=+-@\uff1d\uff0b\uff0d\uff20"
-_SKIPPED_BEFORE = " \t\r\n\v\f\u00a0\ufeff"
-
 # What is no text in a line: DEL, the C1 controls, line and paragraph separators, marks that turn the direction of
 # what follows, and the byte order mark. The C0 controls are handled where they are met: JSON has escaped them already.
-_STRANGE = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
+_STRANGE_CHARACTERS = "".join(
+    map(chr, (*range(0x7F, 0xA0), 0x61C, 0x200E, 0x200F, *range(0x2028, 0x202F), *range(0x2066, 0x206A), 0xFEFF))
+)
+_STRANGE = re.compile(f"[{_STRANGE_CHARACTERS}]")
+
+# A spreadsheet calculates what begins so; the wide forms are what some of them make of it themselves. Before it may
+# stand spaces, and whatever becomes one in the file.
+_FORMULA_STARTS = "=+-@\uff1d\uff0b\uff0d\uff20"
+_SKIPPED_BEFORE = "".join(map(chr, range(1, 33))) + "\u00a0" + _STRANGE_CHARACTERS
+
 _C0_TO_SPACES = bytes.maketrans(bytes([*range(32), 127]), b" " * 33)
 
 _log = AuditLog.__table__
