@@ -150,7 +150,8 @@ def syslog_line(event: Event, hostname: str) -> bytes:
         "event_id": event["event_id"],
         "event_type": event["event_type"],
         "outcome": "success" if event["success"] else "failure",
-        "user_id": event["actor_ref"] or event["user_id"],
+        "user_id": event["actor_ref"],
+        "account_id": None if event["actor_ref"] else event["user_id"],
         "src_ip": event["ip_address"],
         "request_id": event["request_id"],
     }
