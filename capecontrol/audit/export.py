@@ -151,8 +151,8 @@ class Wanted:
             event=event,
             person=person,
             outcome=outcomes.get(success),
-            after=_first_moment(start),
-            before=_moment_after(end),
+            after=filtering.first_moment(start),
+            before=filtering.moment_after(end),
         )
 
     @property
@@ -362,20 +362,6 @@ def _conditions(wanted: Wanted) -> Iterator[ColumnElement[bool]]:
         yield _log.c.created_at >= wanted.after
     if wanted.before is not None:
         yield _log.c.created_at < wanted.before
-
-
-def _first_moment(given: datetime | date | None) -> datetime | None:
-    return filtering.start_of(given) if given is not None and not isinstance(given, datetime) else given
-
-
-def _moment_after(given: datetime | date | None) -> datetime | None:
-    """Return the first moment that no longer counts; PostgreSQL keeps time to the microsecond."""
-    if given is None:
-        return None
-    if not isinstance(given, datetime):
-        return filtering.end_of(given)
-    step = timedelta(microseconds=1)
-    return given + step if given < datetime.max.replace(tzinfo=given.tzinfo) - step else given
 
 
 def _spelt_out(chunk: bytes, file_format: Format) -> bytes:
