@@ -40,7 +40,7 @@ from capecontrol.audit.recorder import record, record_failure
 from capecontrol.audit.savepoint import reason_of
 from capecontrol.audit.secret_keys import without_secrets_sql
 from capecontrol.copy_out import CopyFailed, Rows, copy_out
-from capecontrol.database import short_transaction
+from capecontrol.database import release_connection
 from capecontrol.errors import Unavailable
 from capecontrol.extensions import db
 
@@ -415,12 +415,14 @@ def _expected(wanted: Wanted) -> int | str | None:
     """Count the events as far as that is quick: a number, "10000 or more", or None where counting takes too long."""
     some = select(_log.c.id).where(*_conditions(wanted)).limit(COUNTED).subquery()
     try:
-        with short_transaction() as connection:
-            connection.exec_driver_sql(f"SET LOCAL statement_timeout = {_COUNT_MS}")
-            counted = connection.execute(select(func.count()).select_from(some)).scalar_one()
+        connection = db.session.connection()
+        connection.exec_driver_sql(f"SET LOCAL statement_timeout = {_COUNT_MS}")
+        counted = connection.execute(select(func.count()).select_from(some)).scalar_one()
     except SQLAlchemyError as error:
         log.info("export_not_counted", kind=type(error).__name__)
         return None
+    finally:
+        release_connection()
     return f"{COUNTED} or more" if counted == COUNTED else int(counted)
 
 

@@ -26,6 +26,7 @@ from capecontrol import create_app, each_second
 from capecontrol.audit import export, filtering, replay
 from capecontrol.audit.models import AuditLog
 from capecontrol.config import libpq_url
+from capecontrol.database import AUDIT
 from capecontrol.errors import Unavailable
 from capecontrol.extensions import db
 from tests.audit import faults
@@ -373,6 +374,20 @@ def test_a_locked_log_is_an_answer_and_not_a_file(client: FlaskClient, staff: Pe
     answer = client.get(EXPORT, headers=staff.bearer)
     assert answer.status_code == 200, "its place is free again"
     assert answer.data
+
+
+def test_counting_leaves_the_connection_for_failures_alone(
+    client, exported: Flask, staff, stored: Session, day
+) -> None:
+    fill(stored, 3, day)
+    with exported.app_context():
+        engine = db.engines[AUDIT]
+    with engine.connect():
+        answer = client.get(
+            EXPORT, headers=staff.bearer, query_string={"start_date": day.date(), "end_date": day.date()}
+        )
+    assert len(lines(answer.text)) == 3
+    assert recorded(stored, "data_export")[-1].event_metadata["events"] == 3
 
 
 def test_a_reader_who_leaves_ends_the_export_on_record(client, staff, stored: Session, day: datetime) -> None:
