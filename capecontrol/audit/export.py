@@ -26,6 +26,7 @@ from sqlalchemy import (
     func,
     literal,
     literal_column,
+    or_,
     select,
     text,
 )
@@ -35,6 +36,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from capecontrol import clock, ids
 from capecontrol.audit import events, filtering, seals
 from capecontrol.audit.actor import Actor
+from capecontrol.audit.event_details import people
 from capecontrol.audit.models import AuditLog
 from capecontrol.audit.recorder import record, record_failure
 from capecontrol.audit.savepoint import reason_of
@@ -57,6 +59,9 @@ FORMATS: dict[Format, str] = {
 CHUNK_BYTES = 64 * 1024
 COUNTED = 10_000
 """An export is announced with how many events it is going to have, counted no further than this."""
+
+NO_ACCOUNT = "no account"
+"""What the record keeps of a person who was asked for and has no account here."""
 
 _COUNT_MS = 800
 _SAFETY = timedelta(minutes=5)
@@ -157,7 +162,7 @@ class Wanted:
 
     @property
     def filters(self) -> dict[str, str]:
-        """The filters that were given, as the record keeps them."""
+        """The filters that were given."""
         given = {
             "event": self.event,
             "person": self.person,
@@ -389,6 +394,7 @@ def _put_on_record(wanted: Wanted, export_id: str, *, actor: Actor | None) -> bo
     """Record the export and say whether it is in the table: what cannot be recorded does not leave (R11, must)."""
     begun_at = clock.now() - _SAFETY
     expected = _expected(wanted)
+    filters, description = _told_of(wanted)
     record(
         events.DATA_EXPORT,
         actor=actor,
@@ -396,9 +402,10 @@ def _put_on_record(wanted: Wanted, export_id: str, *, actor: Actor | None) -> bo
             "what": "audit log",
             "export_id": export_id,
             "format": wanted.format,
-            "filters": wanted.filters,
+            "filters": filters,
             "events": expected,
         },
+        description=description,
     )
     db.session.commit()
     recorded = select(_log.c.id).where(
@@ -409,6 +416,19 @@ def _put_on_record(wanted: Wanted, export_id: str, *, actor: Actor | None) -> bo
     is_on_record = db.session.execute(recorded.limit(1)).first() is not None
     db.session.rollback()
     return is_on_record
+
+
+def _told_of(wanted: Wanted) -> tuple[dict[str, str], str | None]:
+    """Return the filters without an address, since details are sealed for good, and a description, to be erased with
+    the address in it."""
+    if wanted.person is None:
+        return wanted.filters, None
+    person = wanted.person
+    is_theirs = or_(people.c.id == person, people.c.email_key == func.lower(person), people.c.email == person)
+    account = db.session.scalar(select(people.c.id).where(is_theirs).limit(1))
+    if account is not None:
+        return wanted.filters | {"person": account}, None
+    return wanted.filters | {"person": NO_ACCOUNT}, f"An export of the audit log: only the events of {person}."
 
 
 def _expected(wanted: Wanted) -> int | str | None:

@@ -376,6 +376,22 @@ def test_a_locked_log_is_an_answer_and_not_a_file(client: FlaskClient, staff: Pe
     assert answer.data
 
 
+def test_an_address_is_asked_for_only_where_it_can_be_erased(fetch, exported: Flask, stored: Session, day) -> None:
+    """Details are sealed for good; the description has a salt that can be forgotten."""
+    somebody = make_person(exported)
+    for asked in (somebody.email.upper(), somebody.id):
+        fetch(user_id=asked)
+        told = recorded(stored, "data_export")[-1]
+        assert (told.event_metadata["filters"]["person"], told.event_description) == (somebody.id, None)
+    make_event(stored, at=day, user_email="claimed@example.com")
+    file = json.loads(fetch(user_id="claimed@example.com", format="json"))
+    assert file["export_info"]["filters"]["person"] == "claimed@example.com"
+    told = recorded(stored, "data_export")[-1]
+    assert told.event_metadata["filters"]["person"] == "no account"
+    assert told.event_description == "An export of the audit log: only the events of claimed@example.com."
+    assert "example.com" not in json.dumps(told.event_metadata)
+
+
 def test_counting_leaves_the_connection_for_failures_alone(
     client, exported: Flask, staff, stored: Session, day
 ) -> None:
@@ -540,7 +556,7 @@ def test_the_page_says_what_will_be_in_the_file_and_sends_it(browser: Visitor, s
     )
     assert answer.mimetype == "text/csv"
     assert [row["user_email"] for row in csv.DictReader(io.StringIO(answer.text))] == ["wanted@example.com"]
-    assert recorded(stored, "data_export")[-1].event_metadata["filters"]["person"] == "wanted@example.com"
+    assert recorded(stored, "data_export")[-1].event_metadata["filters"]["person"] == "no account"
 
 
 def test_the_audit_page_leads_there_with_its_filters(browser: Visitor) -> None:
