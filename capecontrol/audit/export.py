@@ -37,7 +37,7 @@ from capecontrol import clock, ids
 from capecontrol.audit import events, filtering, seals
 from capecontrol.audit.actor import Actor
 from capecontrol.audit.event_details import people
-from capecontrol.audit.models import AuditLog
+from capecontrol.audit.models import AuditLog, AuditSeal
 from capecontrol.audit.recorder import record, record_failure
 from capecontrol.audit.savepoint import reason_of
 from capecontrol.audit.secret_keys import without_secrets_sql
@@ -126,8 +126,9 @@ class Wanted:
     """Which events to export and as what; all the filters must hold.
 
     `person` is an address in any case, or an account's id. `after` is the first moment that counts, `before` the
-    first that does not. `is_sealed`: each line has all that `audit verify --file` needs (seals.py); only as NDJSON, and
-    only whole, since what is left out would be missing there.
+    first that does not. `is_sealed`: each line has all that `audit verify --file` needs (seals.py), and `is_chain`: the
+    public keys and the seals instead of events; only as NDJSON, and only whole, since what is left out would be missing
+    there.
     """
 
     format: Format
@@ -137,6 +138,7 @@ class Wanted:
     after: datetime | None = None
     before: datetime | None = None
     is_sealed: bool = False
+    is_chain: bool = False
 
     @classmethod
     def of(
@@ -183,13 +185,21 @@ class Export:
     """One running export: its first rows are there, the rest comes with `chunks`."""
 
     def __init__(
-        self, wanted: Wanted, export_id: str, rows: Rows, *, actor: Actor | None, scope: Scope, resources: ExitStack
+        self,
+        wanted: Wanted,
+        export_id: str,
+        rows: Iterator[bytes],
+        *,
+        actor: Actor | None,
+        scope: Scope,
+        resources: ExitStack,
     ) -> None:
         self.wanted = wanted
         self.events = 0
         self.bytes = 0
         self._id = export_id
         self._rows = rows
+        self._last_seal: int | None = rows.beside if isinstance(rows, Rows) else None
         self._actor = actor
         self._scope = scope
         self._resources = resources
@@ -210,6 +220,19 @@ class Export:
             self._end(None)
         finally:
             self.close()
+
+    def seals(self) -> Iterator[bytes]:
+        """Yield the seals there were in the moment of a sealed export's rows, to be kept beside them.
+
+        A later one would hold rows that are not in the file, and the purge be told of rows that are. Raises
+        ExportInterrupted.
+        """
+        try:
+            yield from _chain(up_to=self._last_seal)
+        except CopyFailed as failure:
+            reason = f"The seals could not be read ({failure})."
+            self._end(reason)
+            raise ExportInterrupted(reason) from None
 
     def close(self) -> None:
         """End the export whatever state it is in; an unfinished one is recorded as such. May be called again."""
@@ -267,7 +290,7 @@ class Export:
         details = {
             "export_id": self._id,
             "format": self.wanted.format,
-            "events": self.events,
+            "events": None if self.wanted.is_chain else self.events,
             "bytes": self.bytes,
         }
         with self._scope():
@@ -305,21 +328,35 @@ def begin(wanted: Wanted, *, actor: Actor | None, scope: Scope, give_back: Calla
 
 
 @contextmanager
-def rows_of(wanted: Wanted) -> Iterator[Rows]:
+def rows_of(wanted: Wanted) -> Iterator[Iterator[bytes]]:
     """Yield the wanted events as lines of the format, oldest first. Raises CopyFailed."""
+    if wanted.is_chain:
+        yield _chain()
+        return
+    beside = None
     if wanted.format == "csv":
         found = select(*_cells()).where(*_conditions(wanted)).order_by(_log.c.created_at, _log.c.event_id)
         options = _AS_TABLE
     elif wanted.is_sealed:
         found = select(literal_column(seals.sealed_line_sql())).select_from(_log).order_by(_log.c.created_at)
+        beside = select(func.coalesce(func.max(AuditSeal.number), 0))
         options = _AS_IT_IS
     else:
         line = select(*columns()).where(*_conditions(wanted)).subquery("line")
         found = select(cast(func.row_to_json(text("line")), Text)).select_from(line)
         found = found.order_by(line.c.created_at, line.c.event_id)
         options = _AS_IT_IS
-    with copy_out(found, options=options) as rows:
+    with copy_out(found, options=options, beside=beside) as rows:
         yield rows
+
+
+def _chain(*, up_to: int | None = None) -> Iterator[bytes]:
+    """Yield the public keys and the seals, each a line. Raises CopyFailed."""
+    try:
+        for line in seals.export_lines(up_to=up_to):
+            yield f"{line}\n".encode()
+    except SQLAlchemyError as failure:
+        raise CopyFailed(reason_of(failure)) from None
 
 
 def columns() -> list[ColumnElement[Any]]:
@@ -399,7 +436,7 @@ def _put_on_record(wanted: Wanted, export_id: str, *, actor: Actor | None) -> bo
         events.DATA_EXPORT,
         actor=actor,
         details={
-            "what": "audit log",
+            "what": "seals" if wanted.is_chain else "audit log",
             "export_id": export_id,
             "format": wanted.format,
             "filters": filters,
@@ -433,6 +470,8 @@ def _told_of(wanted: Wanted) -> tuple[dict[str, str], str | None]:
 
 def _expected(wanted: Wanted) -> int | str | None:
     """Count the events as far as that is quick: a number, "10000 or more", or None where counting takes too long."""
+    if wanted.is_chain:
+        return None
     some = select(_log.c.id).where(*_conditions(wanted)).limit(COUNTED).subquery()
     try:
         connection = db.session.connection()
