@@ -10,6 +10,7 @@ import socket
 import ssl
 import threading
 from collections.abc import Mapping, Sequence
+from datetime import UTC
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -145,7 +146,7 @@ class SyslogReceiver:
 def syslog_line(event: Event, hostname: str) -> bytes:
     """Return an event as a line of RFC 5424, in ASCII: what it says in other letters is escaped in its JSON."""
     priority = _FACILITY * 8 + _SEVERITIES.get(event["event_level"], 5)
-    moment = event["created_at"].strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    moment = event["created_at"].astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
     marks = {
         "event_id": event["event_id"],
         "event_type": event["event_type"],

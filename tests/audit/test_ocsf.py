@@ -1,6 +1,6 @@
 """Every event has a place in OCSF, and says there what it says here."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
@@ -149,6 +149,12 @@ def test_whoever_guesses_at_an_account_is_not_its_owner() -> None:
     assert b" user_id=" not in line
     assert b' account_id="7d0c1f1e"' in line
     assert b' user_id="7d0c1f1e"' in syslog_line(row(), "app.example.com")
+
+
+def test_syslog_tells_the_time_in_utc() -> None:
+    elsewhere = datetime(2026, 11, 25, 8, 30, 0, 123456, tzinfo=timezone(timedelta(hours=9)))
+    line = syslog_line(row(created_at=elsewhere), "app.example.com")
+    assert line.startswith(b"<110>1 2026-11-24T23:30:00.123456Z app.example.com ")
 
 
 def test_what_the_system_does_for_somebody_is_the_systems_and_concerns_them() -> None:
