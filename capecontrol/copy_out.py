@@ -43,8 +43,9 @@ class CopyFailed(Exception):
 class Rows(Iterator[bytes]):
     """The rows as they come, each a line of COPY's with its line break."""
 
-    def __init__(self, connection: "psycopg.Connection[Any]", statement: bytes) -> None:
+    def __init__(self, connection: "psycopg.Connection[Any]", statement: bytes, *, beside: Any = None) -> None:
         """Send the statement and wait until its first row could come. Raises CopyFailed."""
+        self.beside = beside
         self._pgconn = connection.pgconn
         self._poll = select.poll()
         self._poll.register(self._pgconn.socket, select.POLLIN)
@@ -98,11 +99,12 @@ class Rows(Iterator[bytes]):
 
 
 @contextmanager
-def copy_out(rows: Select[Any], *, options: str) -> Iterator[Rows]:
+def copy_out(rows: Select[Any], *, options: str, beside: Select[Any] | None = None) -> Iterator[Rows]:
     """Yield the rows of a select as COPY writes them with these options, such as `FORMAT csv`.
 
-    The select's values are bound on this side, since COPY takes no parameters. Leaving early ends the statement by
-    closing its connection. Raises CopyFailed, and SQLAlchemy's TimeoutError when the pool has no place for a second.
+    The select's values are bound on this side, since COPY takes no parameters. `beside` asks for one value as it is in
+    the same moment as the rows, which then have it. Leaving early ends the statement by closing its connection. Raises
+    CopyFailed, and SQLAlchemy's TimeoutError when the pool has no place for a second.
     """
     engine = db.engines[None]
     place = engine.raw_connection()
@@ -110,7 +112,9 @@ def copy_out(rows: Select[Any], *, options: str) -> Iterator[Rows]:
         place.driver_connection.close()  # what is held from here on is its place
     try:
         with _connected(engine.url) as connection:
-            yield Rows(connection, _statement(connection, rows, options))
+            value = connection.execute(_bound(connection, beside)).fetchone() if beside is not None else None
+            statement = b"COPY (%b) TO STDOUT WITH (%b)" % (_bound(connection, rows), options.encode())
+            yield Rows(connection, statement, beside=value and value[0])
     finally:
         place.invalidate()
 
@@ -131,7 +135,7 @@ def _connected(url: URL) -> Iterator["psycopg.Connection[Any]"]:
     except psycopg.Error as error:
         raise CopyFailed(_state(error)) from None
     try:
-        connection.execute(f"BEGIN READ ONLY; {_LIMITS}")
+        connection.execute(f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; {_LIMITS}")
         yield connection
     except psycopg.Error as error:
         raise CopyFailed(_state(error)) from None
@@ -139,10 +143,9 @@ def _connected(url: URL) -> Iterator["psycopg.Connection[Any]"]:
         connection.close()
 
 
-def _statement(connection: "psycopg.Connection[Any]", rows: Select[Any], options: str) -> bytes:
+def _bound(connection: "psycopg.Connection[Any]", rows: Select[Any]) -> bytes:
     compiled = rows.compile(dialect=PGDialect_psycopg(), compile_kwargs={"render_postcompile": True})
-    bound = ClientCursor(connection).mogrify(str(compiled), dict(compiled.params))
-    return f"COPY ({bound}) TO STDOUT WITH ({options})".encode()
+    return ClientCursor(connection).mogrify(str(compiled), dict(compiled.params)).encode()
 
 
 def _state(error: psycopg.Error) -> str:

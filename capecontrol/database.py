@@ -54,7 +54,8 @@ _PASSING_CLASSES = ("08", "53", "57", "40", "55")
 
 _BEGIN = (
     "SET LOCAL statement_timeout = {statement_ms}; "
-    f"SET LOCAL lock_timeout = {LOCK_MS}; SET LOCAL idle_in_transaction_session_timeout = {IDLE_MS}"
+    f"SET LOCAL lock_timeout = {LOCK_MS}; SET LOCAL idle_in_transaction_session_timeout = {IDLE_MS}; "
+    "SET LOCAL timezone = 'UTC'"  # pages and files say UTC, whatever the server's own zone
 )
 
 

@@ -5,11 +5,12 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import timedelta
 
 import psycopg2
 import pytest
 from flask import Flask
-from sqlalchemy import select, text
+from sqlalchemy import make_url, select, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
@@ -92,6 +93,16 @@ def test_each_transaction_has_its_limits_and_no_connection_keeps_them(committed_
     with psycopg2.connect(libpq_url(committed_app.config["SETTINGS"].database_url)) as other, other.cursor() as cursor:
         cursor.execute("SHOW statement_timeout")
         assert cursor.fetchone() == ("0",)
+
+
+def test_moments_come_in_utc_whatever_zone_the_server_is_in(committed_app: Flask) -> None:
+    url = committed_app.config["SETTINGS"].database_url
+    with psycopg2.connect(libpq_url(url)) as other, other.cursor() as cursor:
+        cursor.execute(f"ALTER DATABASE {make_url(url).database} SET timezone = 'Asia/Tokyo'")
+    with committed_app.app_context():
+        db.engine.dispose()
+        moment = db.session.scalar(text("SELECT timestamptz '2026-11-24 23:30:00Z'"))
+    assert (moment.day, moment.utcoffset()) == (24, timedelta(0))
 
 
 def test_a_statement_that_takes_too_long_is_cancelled(committed_app: Flask) -> None:

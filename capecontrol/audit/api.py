@@ -1,7 +1,5 @@
 """The record as JSON: contract A1's lists and numbers, A2's file, and A3, that nothing can be deleted from it."""
 
-from datetime import date, datetime, timedelta
-
 from flask import Blueprint, Response, current_app, jsonify, request
 
 from capecontrol.audit import events, export, filtering, people, queries, security, statistics
@@ -253,26 +251,12 @@ def _filters(query: LogsQuery, *, for_person: str | None) -> Filters:
         category=query.event_category,
         outcome=outcomes[query.success_only],  # type: ignore[arg-type]
         person=query.user_id,
-        after=_first_moment(query.start_date),
-        before=_moment_after(query.end_date),
+        after=filtering.first_moment(query.start_date),
+        before=filtering.moment_after(query.end_date),
         min_risk_score=query.min_risk_score,
         q=query.q,
         for_person=for_person,
     )
-
-
-def _first_moment(given: datetime | date | None) -> datetime | None:
-    return filtering.start_of(given) if given is not None and not isinstance(given, datetime) else given
-
-
-def _moment_after(given: datetime | date | None) -> datetime | None:
-    """Return the first moment that no longer counts; PostgreSQL keeps time to the microsecond."""
-    if given is None:
-        return None
-    if not isinstance(given, datetime):
-        return filtering.end_of(given)
-    step = timedelta(microseconds=1)
-    return given + step if given < datetime.max.replace(tzinfo=given.tzinfo) - step else given
 
 
 def _row(event: EventDetail) -> LogRow:

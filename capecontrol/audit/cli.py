@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -127,7 +127,13 @@ def prove(event: str) -> None:
 @click.option("--start", metavar="DAY", help="From this day or moment on, such as 2026-11-24.")
 @click.option("--end", metavar="DAY", help="Until this day or moment, itself included.")
 @click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="A file; standard output by default.")
-@click.option("--sealed", "is_sealed", is_flag=True, help="All rows with all they need for `audit verify --file`.")
+@click.option(
+    "--sealed",
+    "is_sealed",
+    is_flag=True,
+    help="All rows with all they need for `audit verify --file`; a file gets the seals of the same moment beside it, "
+    "in OUTPUT.seals.",
+)
 @click.option("--seals", "is_chain", is_flag=True, help="The public keys and the chain of seals instead of events.")
 def export(
     file_format: exporting.Format,
@@ -141,37 +147,30 @@ def export(
 
     A file gets its name when it is whole; until then it ends in `.part`.
     """
+    if is_sealed and is_chain:
+        raise click.UsageError("--sealed writes the seals too, into a file beside its own; --seals writes only them.")
     if (is_sealed or is_chain) and (file_format != "ndjson" or start or end):
         raise click.UsageError("--sealed and --seals write everything, as NDJSON.")
-    if is_chain:
-        lines = "".join(f"{line}\n" for line in seals.export_lines())
-        if output is None:
-            click.echo(lines, nl=False)
-        else:
-            output.write_text(lines, encoding="utf-8")
-        return
     try:
         fields = {"format": file_format, "start_date": start, "end_date": end}
         query = check_shape(ExportQuery, {name: value for name, value in fields.items() if value})
-        wanted = replace(
-            exporting.Wanted.of(query.format, start=query.start_date, end=query.end_date), is_sealed=is_sealed
-        )
+        wanted = exporting.Wanted.of(query.format, start=query.start_date, end=query.end_date)
+        wanted = replace(wanted, is_sealed=is_sealed, is_chain=is_chain)
         begun = exporting.begin(wanted, actor=None, scope=nullcontext)
     except DomainError as refusal:
         raise click.ClickException(refusal.detail) from None
     try:
         if output is None:
-            _write(begun, sys.stdout.buffer)
+            _write(begun.chunks(), sys.stdout.buffer)
+        elif is_sealed:
+            _write_files({output.with_name(f"{output.name}.seals"): begun.seals(), output: begun.chunks()})
         else:
-            part = output.with_name(f"{output.name}.part")
-            with part.open("wb") as file:
-                _write(begun, file)
-            part.replace(output)
+            _write_files({output: begun.chunks()})
     except (exporting.ExportInterrupted, OSError) as failure:
         raise click.ClickException(f"The export is not complete. {failure}") from None
     finally:
         begun.close()
-    click.echo(f"{begun.events} events, {begun.bytes} bytes.", err=True)
+    click.echo(f"{begun.events} {'lines' if is_chain else 'events'}, {begun.bytes} bytes.", err=True)
 
 
 @audit.command("deliver")
@@ -217,10 +216,20 @@ def erase(person_id: str) -> None:
     click.echo(f"Erased what was personal in {_events(count)}.")
 
 
-def _write(begun: exporting.Export, file: IO[bytes]) -> None:
-    for chunk in begun.chunks():
+def _write(chunks: Iterable[bytes], file: IO[bytes]) -> None:
+    for chunk in chunks:
         file.write(chunk)
     file.flush()
+
+
+def _write_files(contents: Mapping[Path, Iterable[bytes]]) -> None:
+    """Write files, which get their names when all of them are whole."""
+    parts = {path.with_name(f"{path.name}.part"): path for path in contents}
+    for part, path in parts.items():
+        with part.open("wb") as file:
+            _write(contents[path], file)
+    for part, path in parts.items():
+        part.replace(path)
 
 
 def _verify_proof(path: Path, trusted: Sequence[str]) -> Report:

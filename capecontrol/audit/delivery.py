@@ -26,7 +26,8 @@ from capecontrol import clock, ids
 from capecontrol.audit.models import AuditDelivery, AuditLog
 from capecontrol.audit.receivers import BATCH_SECONDS, DeliveryFailed, Event, HttpReceiver, Receiver, SyslogReceiver
 from capecontrol.config import Settings
-from capecontrol.database import short_transaction
+from capecontrol.database import release_connection, short_transaction
+from capecontrol.extensions import db
 
 BATCH = 500
 ROUND_SECONDS = 20.0
@@ -164,9 +165,12 @@ def receivers() -> list[Receiver]:
 def delivery_states() -> list[DeliveryState]:
     """Return how the delivery to each receiver goes, also to those that are no longer in the settings."""
     configured = {receiver.name: receiver.destination for receiver in _receivers}
-    with short_transaction() as connection:
+    try:
+        connection = db.session.connection()  # the request's: the separate one is for events of what failed
         rows = {row["name"]: dict(row) for row in connection.execute(select(_deliveries)).mappings()}
         return [_state(connection, name, configured.get(name), rows.get(name)) for name in sorted({*configured, *rows})]
+    finally:
+        release_connection()
 
 
 class DeliveryCollector(Collector):

@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import Row, Select, column, select, table
 
 from capecontrol.audit.models import AuditLog
+from capecontrol.audit.secret_keys import without_secrets
 from capecontrol.audit.sentences import Happening
 
 Tell = Callable[[Happening], str]
@@ -100,7 +101,7 @@ def detail_of(row: Row[Any], tell: Tell) -> EventDetail:
         has_actor=row.actor_ref is not None,
         details=details,
     )
-    fields["event_metadata"] = details
+    fields["event_metadata"] = without_secrets(details)
     return EventDetail(
         **fields, sentence=tell(happening), person=row.user_email or row.full_name, level=row.event_level
     )

@@ -26,19 +26,23 @@ from sqlalchemy import (
     func,
     literal,
     literal_column,
+    or_,
     select,
     text,
 )
-from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.exc import SQLAlchemyError
 
 from capecontrol import clock, ids
 from capecontrol.audit import events, filtering, seals
 from capecontrol.audit.actor import Actor
-from capecontrol.audit.models import AuditLog
+from capecontrol.audit.event_details import people
+from capecontrol.audit.models import AuditLog, AuditSeal
 from capecontrol.audit.recorder import record, record_failure
+from capecontrol.audit.savepoint import reason_of
+from capecontrol.audit.secret_keys import without_secrets_sql
 from capecontrol.copy_out import CopyFailed, Rows, copy_out
-from capecontrol.database import short_transaction
+from capecontrol.database import release_connection
 from capecontrol.errors import Unavailable
 from capecontrol.extensions import db
 
@@ -56,34 +60,24 @@ CHUNK_BYTES = 64 * 1024
 COUNTED = 10_000
 """An export is announced with how many events it is going to have, counted no further than this."""
 
+NO_ACCOUNT = "no account"
+"""What the record keeps of a person who was asked for and has no account here."""
+
 _COUNT_MS = 800
 _SAFETY = timedelta(minutes=5)
 
-# Keys that hold no detail of ours and must never leave, should an inherited row hold one.
-SECRET_KEYS = (
-    "access_token",
-    "accessToken",
-    "api_key",
-    "authorization",
-    "cookie",
-    "hashed_password",
-    "new_password",
-    "password",
-    "password_hash",
-    "refresh_token",
-    "reset_token",
-    "secret",
-    "session_token",
-    "token",
-)
-
-# A spreadsheet calculates what begins so; the wide forms are what some of them make of it themselves.
-_FORMULA_STARTS = "=+-@\uff1d\uff0b\uff0d\uff20"
-_SKIPPED_BEFORE = " \t\r\n\v\f\u00a0\ufeff"
-
 # What is no text in a line: DEL, the C1 controls, line and paragraph separators, marks that turn the direction of
 # what follows, and the byte order mark. The C0 controls are handled where they are met: JSON has escaped them already.
-_STRANGE = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
+_STRANGE_CHARACTERS = "".join(
+    map(chr, (*range(0x7F, 0xA0), 0x61C, 0x200E, 0x200F, *range(0x2028, 0x202F), *range(0x2066, 0x206A), 0xFEFF))
+)
+_STRANGE = re.compile(f"[{_STRANGE_CHARACTERS}]")
+
+# A spreadsheet calculates what begins so; the wide forms are what some of them make of it themselves. Before it may
+# stand spaces, and whatever becomes one in the file.
+_FORMULA_STARTS = "=+-@\uff1d\uff0b\uff0d\uff20"
+_SKIPPED_BEFORE = "".join(map(chr, range(1, 33))) + "\u00a0" + _STRANGE_CHARACTERS
+
 _C0_TO_SPACES = bytes.maketrans(bytes([*range(32), 127]), b" " * 33)
 
 _log = AuditLog.__table__
@@ -132,8 +126,9 @@ class Wanted:
     """Which events to export and as what; all the filters must hold.
 
     `person` is an address in any case, or an account's id. `after` is the first moment that counts, `before` the
-    first that does not. `is_sealed`: each line has all that `audit verify --file` needs (seals.py); only as NDJSON, and
-    only whole, since what is left out would be missing there.
+    first that does not. `is_sealed`: each line has all that `audit verify --file` needs (seals.py), and `is_chain`: the
+    public keys and the seals instead of events; only as NDJSON, and only whole, since what is left out would be missing
+    there.
     """
 
     format: Format
@@ -143,6 +138,7 @@ class Wanted:
     after: datetime | None = None
     before: datetime | None = None
     is_sealed: bool = False
+    is_chain: bool = False
 
     @classmethod
     def of(
@@ -162,13 +158,13 @@ class Wanted:
             event=event,
             person=person,
             outcome=outcomes.get(success),
-            after=_first_moment(start),
-            before=_moment_after(end),
+            after=filtering.first_moment(start),
+            before=filtering.moment_after(end),
         )
 
     @property
     def filters(self) -> dict[str, str]:
-        """The filters that were given, as the record keeps them."""
+        """The filters that were given."""
         given = {
             "event": self.event,
             "person": self.person,
@@ -189,13 +185,21 @@ class Export:
     """One running export: its first rows are there, the rest comes with `chunks`."""
 
     def __init__(
-        self, wanted: Wanted, export_id: str, rows: Rows, *, actor: Actor | None, scope: Scope, resources: ExitStack
+        self,
+        wanted: Wanted,
+        export_id: str,
+        rows: Iterator[bytes],
+        *,
+        actor: Actor | None,
+        scope: Scope,
+        resources: ExitStack,
     ) -> None:
         self.wanted = wanted
         self.events = 0
         self.bytes = 0
         self._id = export_id
         self._rows = rows
+        self._last_seal: int | None = rows.beside if isinstance(rows, Rows) else None
         self._actor = actor
         self._scope = scope
         self._resources = resources
@@ -216,6 +220,19 @@ class Export:
             self._end(None)
         finally:
             self.close()
+
+    def seals(self) -> Iterator[bytes]:
+        """Yield the seals there were in the moment of a sealed export's rows, to be kept beside them.
+
+        A later one would hold rows that are not in the file, and the purge be told of rows that are. Raises
+        ExportInterrupted.
+        """
+        try:
+            yield from _chain(up_to=self._last_seal)
+        except CopyFailed as failure:
+            reason = f"The seals could not be read ({failure})."
+            self._end(reason)
+            raise ExportInterrupted(reason) from None
 
     def close(self) -> None:
         """End the export whatever state it is in; an unfinished one is recorded as such. May be called again."""
@@ -273,7 +290,7 @@ class Export:
         details = {
             "export_id": self._id,
             "format": self.wanted.format,
-            "events": self.events,
+            "events": None if self.wanted.is_chain else self.events,
             "bytes": self.bytes,
         }
         with self._scope():
@@ -292,33 +309,54 @@ def begin(wanted: Wanted, *, actor: Actor | None, scope: Scope, give_back: Calla
         resources.callback(give_back)
     with ExitStack() as unless_begun:
         unless_begun.callback(resources.close)
-        _put_on_record(wanted, export_id, actor=actor)
         try:
-            rows = resources.enter_context(rows_of(wanted))
-        except CopyFailed as failure:
-            details = {"export_id": export_id, "format": wanted.format, "events": 0, "bytes": 0}
-            _record_end(details, f"The database could not be read ({failure}).", actor=actor)
-            raise Unavailable("The audit log cannot be read right now. Please try again in a moment.") from None
-        unless_begun.pop_all()
-    return Export(wanted, export_id, rows, actor=actor, scope=scope, resources=resources)
+            if _put_on_record(wanted, export_id, actor=actor):
+                rows = resources.enter_context(rows_of(wanted))
+                unless_begun.pop_all()
+                return Export(wanted, export_id, rows, actor=actor, scope=scope, resources=resources)
+            reason = "it could not be put on record"
+            told = "The export could not be put on record, so nothing was exported. Please try again later."
+        except (CopyFailed, SQLAlchemyError) as failure:
+            db.session.rollback()
+            state = reason_of(failure) if isinstance(failure, SQLAlchemyError) else failure
+            reason = f"the database could not be read ({state})"
+            told = "The audit log cannot be read right now. Please try again in a moment."
+    # The announcement may be stored all the same, now or from the spool.
+    details = {"export_id": export_id, "format": wanted.format, "events": 0, "bytes": 0}
+    _record_end(details, f"Nothing was exported: {reason}.", actor=actor)
+    raise Unavailable(told)
 
 
 @contextmanager
-def rows_of(wanted: Wanted) -> Iterator[Rows]:
+def rows_of(wanted: Wanted) -> Iterator[Iterator[bytes]]:
     """Yield the wanted events as lines of the format, oldest first. Raises CopyFailed."""
+    if wanted.is_chain:
+        yield _chain()
+        return
+    beside = None
     if wanted.format == "csv":
         found = select(*_cells()).where(*_conditions(wanted)).order_by(_log.c.created_at, _log.c.event_id)
         options = _AS_TABLE
     elif wanted.is_sealed:
         found = select(literal_column(seals.sealed_line_sql())).select_from(_log).order_by(_log.c.created_at)
+        beside = select(func.coalesce(func.max(AuditSeal.number), 0))
         options = _AS_IT_IS
     else:
         line = select(*columns()).where(*_conditions(wanted)).subquery("line")
         found = select(cast(func.row_to_json(text("line")), Text)).select_from(line)
         found = found.order_by(line.c.created_at, line.c.event_id)
         options = _AS_IT_IS
-    with copy_out(found, options=options) as rows:
+    with copy_out(found, options=options, beside=beside) as rows:
         yield rows
+
+
+def _chain(*, up_to: int | None = None) -> Iterator[bytes]:
+    """Yield the public keys and the seals, each a line. Raises CopyFailed."""
+    try:
+        for line in seals.export_lines(up_to=up_to):
+            yield f"{line}\n".encode()
+    except SQLAlchemyError as failure:
+        raise CopyFailed(reason_of(failure)) from None
 
 
 def columns() -> list[ColumnElement[Any]]:
@@ -350,9 +388,7 @@ def _cell(name: str) -> ColumnElement[Any]:
 
 def _metadata() -> ColumnElement[Any]:
     """Return the details without any key that names a secret."""
-    details = _log.c.event_metadata
-    is_object = func.jsonb_typeof(details) == "object"
-    return case((is_object, details.op("-", return_type=JSONB())(cast(list(SECRET_KEYS), ARRAY(Text)))), else_=details)
+    return literal_column(without_secrets_sql("audit_logs.event_metadata"), JSONB)
 
 
 def _conditions(wanted: Wanted) -> Iterator[ColumnElement[bool]]:
@@ -368,20 +404,6 @@ def _conditions(wanted: Wanted) -> Iterator[ColumnElement[bool]]:
         yield _log.c.created_at >= wanted.after
     if wanted.before is not None:
         yield _log.c.created_at < wanted.before
-
-
-def _first_moment(given: datetime | date | None) -> datetime | None:
-    return filtering.start_of(given) if given is not None and not isinstance(given, datetime) else given
-
-
-def _moment_after(given: datetime | date | None) -> datetime | None:
-    """Return the first moment that no longer counts; PostgreSQL keeps time to the microsecond."""
-    if given is None:
-        return None
-    if not isinstance(given, datetime):
-        return filtering.end_of(given)
-    step = timedelta(microseconds=1)
-    return given + step if given < datetime.max.replace(tzinfo=given.tzinfo) - step else given
 
 
 def _spelt_out(chunk: bytes, file_format: Format) -> bytes:
@@ -405,20 +427,22 @@ def _broken_off(file_format: Format, reason: str, events_sent: int) -> bytes:
     return f"{',' if file_format == 'json' and events_sent else ''}{said}\n".encode()
 
 
-def _put_on_record(wanted: Wanted, export_id: str, *, actor: Actor | None) -> None:
-    """Record the export and make sure of it: what cannot be recorded does not leave (R11, must)."""
+def _put_on_record(wanted: Wanted, export_id: str, *, actor: Actor | None) -> bool:
+    """Record the export and say whether it is in the table: what cannot be recorded does not leave (R11, must)."""
     begun_at = clock.now() - _SAFETY
     expected = _expected(wanted)
+    filters, description = _told_of(wanted)
     record(
         events.DATA_EXPORT,
         actor=actor,
         details={
-            "what": "audit log",
+            "what": "seals" if wanted.is_chain else "audit log",
             "export_id": export_id,
             "format": wanted.format,
-            "filters": wanted.filters,
+            "filters": filters,
             "events": expected,
         },
+        description=description,
     )
     db.session.commit()
     recorded = select(_log.c.id).where(
@@ -428,20 +452,36 @@ def _put_on_record(wanted: Wanted, export_id: str, *, actor: Actor | None) -> No
     )
     is_on_record = db.session.execute(recorded.limit(1)).first() is not None
     db.session.rollback()
-    if not is_on_record:
-        raise Unavailable("The export could not be put on record, so nothing was exported. Please try again later.")
+    return is_on_record
+
+
+def _told_of(wanted: Wanted) -> tuple[dict[str, str], str | None]:
+    """Return the filters without an address, since details are sealed for good, and a description, to be erased with
+    the address in it."""
+    if wanted.person is None:
+        return wanted.filters, None
+    person = wanted.person
+    is_theirs = or_(people.c.id == person, people.c.email_key == func.lower(person), people.c.email == person)
+    account = db.session.scalar(select(people.c.id).where(is_theirs).limit(1))
+    if account is not None:
+        return wanted.filters | {"person": account}, None
+    return wanted.filters | {"person": NO_ACCOUNT}, f"An export of the audit log: only the events of {person}."
 
 
 def _expected(wanted: Wanted) -> int | str | None:
     """Count the events as far as that is quick: a number, "10000 or more", or None where counting takes too long."""
+    if wanted.is_chain:
+        return None
     some = select(_log.c.id).where(*_conditions(wanted)).limit(COUNTED).subquery()
     try:
-        with short_transaction() as connection:
-            connection.exec_driver_sql(f"SET LOCAL statement_timeout = {_COUNT_MS}")
-            counted = connection.execute(select(func.count()).select_from(some)).scalar_one()
+        connection = db.session.connection()
+        connection.exec_driver_sql(f"SET LOCAL statement_timeout = {_COUNT_MS}")
+        counted = connection.execute(select(func.count()).select_from(some)).scalar_one()
     except SQLAlchemyError as error:
         log.info("export_not_counted", kind=type(error).__name__)
         return None
+    finally:
+        release_connection()
     return f"{COUNTED} or more" if counted == COUNTED else int(counted)
 
 

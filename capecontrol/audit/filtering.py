@@ -163,6 +163,21 @@ def end_of(day: date) -> datetime:
     return start_of(day + timedelta(days=1)) if day < date.max else datetime.max.replace(tzinfo=UTC)
 
 
+def first_moment(given: datetime | date | None) -> datetime | None:
+    """Return the first moment that counts, from a day or a moment on."""
+    return start_of(given) if given is not None and not isinstance(given, datetime) else given
+
+
+def moment_after(given: datetime | date | None) -> datetime | None:
+    """Return the first moment that no longer counts; PostgreSQL keeps time to the microsecond."""
+    if given is None:
+        return None
+    if not isinstance(given, datetime):
+        return end_of(given)
+    step = timedelta(microseconds=1)
+    return given + step if given < datetime.max.replace(tzinfo=given.tzinfo) - step else given
+
+
 def _conditions(filters: Filters, columns: Columns) -> Iterator[tuple[str, ColumnElement[bool]]]:
     """Yield what an index could answer, the index that leaves fewest rows first."""
     if filters.for_person is not None:

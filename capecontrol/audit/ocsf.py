@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Any
 
 from capecontrol.audit import sentences
+from capecontrol.audit.secret_keys import without_secrets
 from capecontrol.audit.sentences import Happening
 
 SCHEMA = "1.3.0"
@@ -120,7 +121,6 @@ def describe(row: Mapping[str, Any]) -> dict[str, Any]:
     mapped = _EVENTS.get(row["event_type"], _UNKNOWN)
     severity = SEVERITIES.get(row["event_level"], _OTHER)
     happened = _milliseconds(row["created_at"])
-    user = _user(row)
     told: dict[str, Any] = {
         "category_uid": mapped.category_uid,
         "class_uid": mapped.class_uid,
@@ -145,8 +145,8 @@ def describe(row: Mapping[str, Any]) -> dict[str, Any]:
             "logged_time": _milliseconds(row["recorded_at"]),
             "correlation_uid": row["request_id"],
         },
-        "actor": {"user": user, "session": {"uid": row["session_id"]} if row["session_id"] else None},
-        "user": user if mapped.category_uid == 3 else None,
+        "actor": {"user": _actor(row), "session": {"uid": row["session_id"]} if row["session_id"] else None},
+        "user": _user(row) if mapped.category_uid == 3 else None,
         "api": {"operation": row["endpoint"] or row["event_type"]} if mapped.class_uid == API_ACTIVITY else None,
         "src_endpoint": {"ip": row["ip_address"]} if row["ip_address"] else {"svc_name": "capecontrol"},
         "http_request": {
@@ -157,21 +157,33 @@ def describe(row: Mapping[str, Any]) -> dict[str, Any]:
         "resources": [{"uid": row["subject_id"]}] if row["subject_id"] else None,
         "risk_score": row["risk_score"],
         "duration": row["response_time_ms"],
-        "unmapped": row["event_metadata"],
+        "unmapped": without_secrets(row["event_metadata"]),
     }
     return _without_nothing(told)
 
 
+def _actor(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return who acted: whoever was signed in, the system, or, where something was refused, nobody knows who."""
+    if row["actor_ref"] is not None:
+        return _account(row, row["actor_ref"])
+    if row["success"]:
+        return {"name": "Cape Control", "type_id": 3, "type": "System"}
+    return {"name": "Unknown", "type_id": 0, "type": "Unknown"}
+
+
 def _user(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return whom the event names. An unproven address is somebody's claim, and its user has no id."""
+    """Return whom the event concerns. Where nobody is proven to act this is somebody's claim, perhaps their victim."""
+    uid = row["user_id"] or row["actor_ref"]
+    return _actor(row) if uid is None and row["user_email"] is None else _account(row, uid)
+
+
+def _account(row: Mapping[str, Any], uid: str | None) -> dict[str, Any]:
     kinds = {"admin": (2, "Admin"), "client": (1, "User"), "developer": (1, "User")}
     type_id, kind = kinds.get(row["user_role"], (0, "Unknown"))
-    if row["user_email"] is None and row["user_id"] is None and row["actor_ref"] is None:
-        return {"name": "Cape Control", "type_id": 3, "type": "System"}
     return {
-        "uid": row["actor_ref"] or row["user_id"],
+        "uid": uid,
         "email_addr": row["user_email"],
-        "name": row["user_email"] or row["actor_ref"] or row["user_id"],
+        "name": row["user_email"] or uid,
         "type_id": type_id,
         "type": kind,
     }

@@ -10,6 +10,7 @@ import socket
 import ssl
 import threading
 from collections.abc import Mapping, Sequence
+from datetime import UTC
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -145,12 +146,13 @@ class SyslogReceiver:
 def syslog_line(event: Event, hostname: str) -> bytes:
     """Return an event as a line of RFC 5424, in ASCII: what it says in other letters is escaped in its JSON."""
     priority = _FACILITY * 8 + _SEVERITIES.get(event["event_level"], 5)
-    moment = event["created_at"].strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    moment = event["created_at"].astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
     marks = {
         "event_id": event["event_id"],
         "event_type": event["event_type"],
         "outcome": "success" if event["success"] else "failure",
-        "user_id": event["actor_ref"] or event["user_id"],
+        "user_id": event["actor_ref"],
+        "account_id": None if event["actor_ref"] else event["user_id"],
         "src_ip": event["ip_address"],
         "request_id": event["request_id"],
     }

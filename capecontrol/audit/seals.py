@@ -113,9 +113,13 @@ def why_unsealed() -> str | None:
         return "Some wait for a transaction that is still open." if chain.is_held_back() else None
 
 
-def export_lines() -> Iterator[str]:
-    """Yield the public keys and then the chain of seals, each as a line of JSON; one seal at a time in memory."""
+def export_lines(*, up_to: int | None = None) -> Iterator[str]:
+    """Yield the public keys and then the chain of seals, each as a line of JSON; one seal at a time in memory.
+
+    `up_to` is the number of the last seal wanted.
+    """
     session = db.session()
+    links = _LINK if up_to is None else _LINK.where(AuditSeal.number <= up_to)
     for key in session.scalars(select(AuditKey).order_by(AuditKey.created_at)).all():
         yield json.dumps(
             {"key_id": key.key_id, "public_key": key.public_key.hex(), "created_at": key.created_at.isoformat()}
@@ -123,7 +127,7 @@ def export_lines() -> Iterator[str]:
     number = 0
     while True:
         found = session.execute(
-            _LINK.where(AuditSeal.number > number).order_by(AuditSeal.number).limit(1)
+            links.where(AuditSeal.number > number).order_by(AuditSeal.number).limit(1)
         ).one_or_none()
         if found is None:
             return

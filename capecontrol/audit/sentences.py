@@ -227,7 +227,8 @@ def _response_failed(_happening: Happening, voice: _Voice) -> str:
 
 
 def _export(happening: Happening, voice: _Voice) -> str:
-    what = "the audit log" if happening.details.get("what") == "audit log" else "data"
+    kinds = {"audit log": "the audit log", "seals": "the seals of the audit log"}
+    what = kinds.get(str(happening.details.get("what")), "data")
     return f"{voice.name} exported {what}" if happening.success else f"{voice.name} could not export {what}"
 
 

@@ -85,6 +85,12 @@ def test_one_event_by_either_id_and_nobody_elses(ask, admin: Person, person: Per
         ask(f"/api/audit/logs/{reference}", admin, status=404)
 
 
+def test_secrets_of_an_inherited_row_are_not_answered(ask, admin: Person, db_session: Session) -> None:
+    details = {"token": "hunter2", "request": {"json": [{"password": "hunter2", "method": "page"}]}}
+    row = make_event(db_session, event_metadata=details)
+    assert ask(f"/api/audit/logs/{row.event_id}", admin)["metadata"] == {"request": {"json": [{"method": "page"}]}}
+
+
 @pytest.mark.parametrize("path", ["/api/audit/logs", "/api/audit/logs/1", "/api/audit/event-types"])
 def test_strangers_see_nothing(ask, path: str) -> None:
     ask(path, None, status=401)

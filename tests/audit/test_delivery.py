@@ -26,6 +26,8 @@ from capecontrol.audit import delivery, receivers
 from capecontrol.audit.models import AuditDelivery, AuditLog
 from capecontrol.audit.receivers import HttpReceiver, SyslogReceiver
 from capecontrol.config import Settings, SettingsError, check, libpq_url
+from capecontrol.database import AUDIT
+from capecontrol.extensions import db
 from tests.audit.receiving import (
     Certificate,
     HttpEndpoint,
@@ -532,6 +534,18 @@ def test_states_and_metrics_say_how_it_goes(databases, certificate: Certificate)
             assert 'capecontrol_audit_delivered_total{receiver="http"} 4.0' in answer.text
             assert 'capecontrol_audit_delivery_failures_total{receiver="syslog"} 1.0' in answer.text
             assert re.search(r'lag_seconds{receiver="syslog"} [0-9.]+', answer.text)
+
+
+def test_whoever_looks_leaves_the_connection_for_failures_alone(databases) -> None:
+    with configured(databases, audit_stream_url="https://logs.example.com/", metrics_token="metrics") as (app, session):
+        events(session, 4)
+        with app.app_context():
+            engine = db.engines[AUDIT]
+        with engine.connect():
+            answer = app.test_client().get("/metrics", headers={"Authorization": "Bearer metrics"})
+            with app.app_context():
+                assert [each.waiting for each in delivery.delivery_states()] == [4]
+        assert 'capecontrol_audit_delivered_total{receiver="http"} 0.0' in answer.text
 
 
 def test_metrics_come_without_the_database_too() -> None:

@@ -1,11 +1,12 @@
 """Every event has a place in OCSF, and says there what it says here."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
 
 from capecontrol.audit import events, ocsf
+from capecontrol.audit.receivers import syslog_line
 
 EVERY = sorted(events.all_events())
 
@@ -132,10 +133,46 @@ def test_a_refused_sign_in_names_a_claim_and_nobody() -> None:
     assert told["message"] == "Somebody could not sign in as thandi@example.com: there is no such account"
 
 
+def test_whoever_guesses_at_an_account_is_not_its_owner() -> None:
+    guessed = row(
+        event_type="user_login_failed",
+        success=False,
+        actor_ref=None,
+        user_role=None,
+        session_id=None,
+        event_metadata={"method": "page", "reason": "wrong_password"},
+    )
+    told = ocsf.describe(guessed)
+    assert told["actor"] == {"user": {"name": "Unknown", "type_id": 0, "type": "Unknown"}}
+    assert (told["user"]["uid"], told["user"]["email_addr"]) == ("7d0c1f1e", "thandi@example.com")
+    line = syslog_line(guessed, "app.example.com")
+    assert b" user_id=" not in line
+    assert b' account_id="7d0c1f1e"' in line
+    assert b' user_id="7d0c1f1e"' in syslog_line(row(), "app.example.com")
+
+
+def test_syslog_tells_the_time_in_utc() -> None:
+    elsewhere = datetime(2026, 11, 25, 8, 30, 0, 123456, tzinfo=timezone(timedelta(hours=9)))
+    line = syslog_line(row(created_at=elsewhere), "app.example.com")
+    assert line.startswith(b"<110>1 2026-11-24T23:30:00.123456Z app.example.com ")
+
+
+def test_what_the_system_does_for_somebody_is_the_systems_and_concerns_them() -> None:
+    told = ocsf.describe(row(event_type="session_ended", actor_ref=None, session_id=None))
+    assert told["actor"] == {"user": {"name": "Cape Control", "type_id": 3, "type": "System"}}
+    assert told["user"]["uid"] == "7d0c1f1e"
+
+
 def test_what_the_system_does_is_the_systems() -> None:
     nobody = dict.fromkeys(("user_id", "actor_ref", "user_email", "user_role", "session_id", "ip_address"))
     told = ocsf.describe(row(**nobody))
     assert told["actor"] == {"user": {"name": "Cape Control", "type_id": 3, "type": "System"}}
+
+
+def test_secrets_of_an_inherited_row_are_not_described() -> None:
+    details = {"token": "hunter2", "request": {"json": [{"password": "hunter2", "method": "page"}]}}
+    told = ocsf.describe(row(event_metadata=details))
+    assert told["unmapped"] == {"request": {"json": [{"method": "page"}]}}
 
 
 def test_an_inherited_event_is_a_base_event() -> None:

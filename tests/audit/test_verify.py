@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,18 @@ import pytest
 from flask import Flask
 
 from capecontrol import create_app
-from capecontrol.audit import erasure, evidence, offline, retention, seals, signing, verification
+from capecontrol.audit import (
+    erasure,
+    evidence,
+    export,
+    offline,
+    queries,
+    retention,
+    seals,
+    signing,
+    verification,
+)
+from capecontrol.audit.filtering import Filters
 from capecontrol.audit.findings import Report
 from capecontrol.audit.models import AuditLog
 from capecontrol.config import libpq_url
@@ -479,6 +491,60 @@ def test_an_auditor_needs_no_database_and_no_settings(committed_app: Flask, full
     done = flask("seal")
     assert done.returncode == 1
     assert "DATABASE_URL" in done.stderr
+
+
+def test_a_sealed_export_is_well_whatever_is_sealed_and_purged_while_it_is_made(
+    committed_app: Flask, full: int
+) -> None:
+    store(committed_app, "request", 91, count=3)
+    seal(committed_app)
+    with committed_app.app_context():
+        begun = export.begin(export.Wanted("ndjson", is_sealed=True), actor=None, scope=nullcontext)
+    record_some(committed_app, 2)
+    with committed_app.app_context():
+        retention.purge(actor=None)
+    seal(committed_app)
+    with committed_app.app_context():
+        chain, rows = (b"".join(part).decode().splitlines() for part in (begun.seals(), begun.chunks()))
+    report = offline.verify_files(rows, chain)
+    assert report.is_well, report.findings
+    assert (report.seals, report.rows, report.purged) == (4, 16, 0)
+    assert not offline.verify_files(rows, exported_seals(committed_app)).is_well, "which later seals would make of it"
+
+
+def test_the_command_writes_a_pair_of_files_that_stays_well(committed_app: Flask, full: int, tmp_path: Path) -> None:
+    command = committed_app.test_cli_runner()
+    rows, chain = tmp_path / "rows.ndjson", tmp_path / "rows.ndjson.seals"
+    told = command.invoke(args=["audit", "export", "--sealed", "--output", str(rows)])
+    assert told.exit_code == 0, told.output
+    seal(committed_app)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["rows.ndjson", "rows.ndjson.seals"]
+    told = command.invoke(args=["audit", "verify", "--file", str(rows), "--seals", str(chain)])
+    assert told.exit_code == 0, told.output
+    assert "Everything is as it was sealed." in told.output
+
+
+def test_the_export_of_the_seals_is_on_record(committed_app: Flask, full: int, tmp_path: Path) -> None:
+    command = committed_app.test_cli_runner()
+    told = command.invoke(args=["audit", "export", "--seals", "--output", str(tmp_path / "chain")])
+    assert told.exit_code == 0, told.output
+    assert [path.name for path in tmp_path.iterdir()] == ["chain"]
+    exports = query(
+        committed_app,
+        "SELECT event_type, success, event_metadata->>'what', event_metadata->'events', event_metadata->'bytes' "
+        "FROM audit_logs WHERE event_type LIKE 'data_export%%' ORDER BY id",
+    )
+    size = (tmp_path / "chain").stat().st_size
+    assert exports == [("data_export", True, "seals", None, None), ("data_export_ended", True, None, None, size)]
+    with committed_app.app_context():
+        told_of = [event.sentence for event in queries.search(Filters(category="data"), limit=2).events]
+    assert "exported the seals of the audit log" in told_of[1]
+    told = command.invoke(args=["audit", "export", "--seals", "--output", str(tmp_path / "no" / "folder")])
+    assert told.exit_code == 1
+    assert "The export is not complete." in told.output
+    assert isinstance(told.exception, SystemExit), "no traceback"
+    told = command.invoke(args=["audit", "export", "--seals", "--sealed"])
+    assert told.exit_code == 2
 
 
 def forge(app: Flask, intruder: Intruder, key) -> None:

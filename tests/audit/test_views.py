@@ -63,6 +63,13 @@ def test_an_event_is_read_in_full(staff: Visitor, db_session: Session, person: P
         assert words in page.words
 
 
+def test_secrets_of_an_inherited_row_are_not_shown(staff: Visitor, db_session: Session) -> None:
+    row = make_event(db_session, event_metadata={"token": "hunter2", "request": {"password": "hunter2", "form": "old"}})
+    page = staff.visit(f"/audit/{row.event_id}")
+    assert "old" in page.words
+    assert "hunter2" not in page.words
+
+
 @pytest.mark.parametrize("reference", ["", "1", "abc", "../etc/passwd", "%00", "01a20b54-59b6-73dc-bed7"])
 def test_what_is_no_event_is_a_404_page(staff: Visitor, reference: str) -> None:
     assert staff.get(f"/audit/{reference}").status_code == 404
