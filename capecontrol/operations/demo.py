@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import func, insert, select, text
 
 from capecontrol import clock, ids
-from capecontrol.audit import events
+from capecontrol.audit import events, hours
 from capecontrol.audit.actor import Actor
 from capecontrol.audit.events import Event
 from capecontrol.audit.models import AuditLog
@@ -88,6 +88,7 @@ def fill(*, actor: Actor | None) -> Filled:
     counts = {"people": len(history.people) + 1, "conversations": _count(Conversation)}
     record(events.DEMO_FILLED, actor=actor, details=counts)
     db.session.commit()
+    hours.recount()  # a worker beside us has closed the hours that were empty until now
     return Filled(
         **counts, events=_count(AuditLog), administrator=administrator.email, person=person, password=password
     )

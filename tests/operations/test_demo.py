@@ -11,7 +11,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from capecontrol import clock, create_app
-from capecontrol.audit import events
+from capecontrol.audit import events, hours, statistics
 from capecontrol.audit.models import AuditLog
 from capecontrol.auth.models import User
 from capecontrol.conversations.assistants.guide import INTRODUCTION
@@ -32,9 +32,11 @@ class Show:
 
 @pytest.fixture(scope="module")
 def show(databases) -> Iterator[Show]:
-    """Fill a database once for the tests of this module."""
+    """Fill a database once for the tests of this module; beside a worker, which counts the record by the hour."""
     with databases.clone() as url:
         app = create_app(settings_for(url))
+        with app.app_context():
+            hours.count_hours()
         result = app.test_cli_runner().invoke(args=["demo"])
         assert result.exit_code == 0, result.output
         yield Show(app, result.output)
@@ -86,6 +88,11 @@ def test_history_is_recorded_like_everything_else(rows: Session) -> None:
         kind = listed[row.event_type]
         assert (row.event_category, row.event_level) == (kind.category, kind.level)
         assert set(row.event_metadata) == kind.details
+
+
+def test_the_statistics_show_all_of_it(show: Show, rows: Session) -> None:
+    with show.app.app_context():
+        assert statistics.over_days(90).total == rows.scalar(select(func.count()).select_from(AuditLog))
 
 
 def test_the_printed_people_can_sign_in(show: Show) -> None:
