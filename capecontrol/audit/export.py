@@ -394,10 +394,8 @@ def _metadata() -> ColumnElement[Any]:
 def _conditions(wanted: Wanted) -> Iterator[ColumnElement[bool]]:
     if wanted.event is not None:
         yield _log.c.event_type == wanted.event
-    if wanted.person is not None and "@" in wanted.person:
-        yield func.lower(_log.c.user_email) == func.lower(wanted.person)
-    elif wanted.person is not None:
-        yield _log.c.user_id == wanted.person
+    if wanted.person is not None:
+        yield filtering.is_about(wanted.person, _log.c)
     if wanted.outcome is not None:
         yield _log.c.success if wanted.outcome == "success" else ~_log.c.success
     if wanted.after is not None:

@@ -137,7 +137,8 @@ def plan(filters: Filters) -> Plan:
         span.append(log.c.created_at < filters.before)
     led_by, condition = next(_conditions(filters, log.c), ("time", None))
     if led_by == "person":
-        ranges = tuple((one,) for one in _whose(filters, log.c))
+        address = filters.address or filters.person
+        ranges = tuple((one,) for one in _whose(filters.person or "", address, log.c))
     elif led_by == "event":
         ranges = tuple((log.c.event_type == name,) for name in filters.names)
     elif condition is None or (led_by == "outcome" and filters.outcome == "success"):
@@ -183,7 +184,7 @@ def _conditions(filters: Filters, columns: Columns) -> Iterator[tuple[str, Colum
     if filters.for_person is not None:
         yield "for_person", columns.user_id == filters.for_person
     if filters.person is not None:
-        yield "person", or_(*_whose(filters, columns))
+        yield "person", or_(*_whose(filters.person, filters.address or filters.person, columns))
     if filters.ip is not None:
         yield "ip", columns.ip_address == filters.ip
     if filters.names:
@@ -192,15 +193,18 @@ def _conditions(filters: Filters, columns: Columns) -> Iterator[tuple[str, Colum
         yield "outcome", columns.success if filters.outcome == "success" else ~columns.success
 
 
-def _whose(filters: Filters, columns: Columns) -> tuple[ColumnElement[bool], ...]:
+def is_about(person: str, columns: Columns) -> ColumnElement[bool]:
+    """Return what makes an event the person's, for a statement that looks up the account's own address itself."""
+    own = select(people.c.email).where(people.c.id == person).scalar_subquery()
+    return or_(*_whose(person, func.coalesce(own, person), columns))
+
+
+def _whose(person: str, address: Any, columns: Columns) -> tuple[ColumnElement[bool], ...]:
     """Return what makes an event the person's; none has two of it, so that none is found twice."""
-    if "@" in (person := filters.person or ""):
+    if "@" in person:
         return (func.lower(columns.user_email) == func.lower(person),)
     nobodys = func.lower(func.coalesce(columns.actor_ref, columns.user_email))
-    return (
-        columns.user_id == person,
-        and_(columns.user_id.is_(None), nobodys == func.lower(filters.address or person)),
-    )
+    return (columns.user_id == person, and_(columns.user_id.is_(None), nobodys == func.lower(address)))
 
 
 def _says(words: str, columns: Columns) -> ColumnElement[bool]:

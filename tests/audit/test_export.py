@@ -376,6 +376,18 @@ def test_a_locked_log_is_an_answer_and_not_a_file(client: FlaskClient, staff: Pe
     assert answer.data
 
 
+def test_a_persons_file_holds_what_their_page_shows(fetch, exported: Flask, stored: Session, day: datetime) -> None:
+    somebody = make_person(exported)
+    theirs = [
+        make_event(stored, at=day, user_id=somebody.id, actor_ref=somebody.id),
+        make_event(stored, at=day, user_email=somebody.email.upper(), success=False),
+    ]
+    gone = make_event(stored, at=day, actor_ref="somebody-who-is-gone")
+    make_event(stored, at=day, user_email="other@example.com")
+    assert {line["event_id"] for line in lines(fetch(user_id=somebody.id))} == {event.event_id for event in theirs}
+    assert [line["event_id"] for line in lines(fetch(user_id="somebody-who-is-gone"))] == [gone.event_id]
+
+
 def test_an_address_is_asked_for_only_where_it_can_be_erased(fetch, exported: Flask, stored: Session, day) -> None:
     """Details are sealed for good; the description has a salt that can be forgotten."""
     somebody = make_person(exported)
