@@ -26,7 +26,6 @@ def alone() -> Iterator[Flask]:
     [
         "audit seal",
         "audit prove 1",
-        "audit export",
         "audit recount",
         "audit purge",
         "audit purge --dry-run",
@@ -41,6 +40,12 @@ def test_a_database_that_does_not_answer_is_a_sentence_and_no_traceback(alone: F
     assert isinstance(answer.exception, SystemExit)
     assert answer.output.splitlines()[-1].startswith("Error: The database could not do it (OperationalError)")
     assert "127.0.0.1" not in answer.output
+
+
+def test_an_export_that_cannot_be_read_is_a_sentence_too(alone: Flask) -> None:
+    answer = alone.test_cli_runner().invoke(args=["audit", "export"])
+    assert answer.exit_code == 1
+    assert answer.output.splitlines()[-1].startswith("Error: The audit log cannot be read right now.")
 
 
 def test_the_sentence_says_by_which_code_the_database_refused(committed_app: Flask) -> None:

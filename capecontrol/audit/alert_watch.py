@@ -24,7 +24,7 @@ OLDEST = timedelta(days=2)
 database is not."""
 
 STEP = 100_000
-"""How many numbers are read in one transaction."""
+"""How many rows are read in one transaction."""
 
 # "alerts" in hexadecimal: one reader at a time.
 _ADVISORY_LOCK = 0x616C65727473
@@ -57,7 +57,9 @@ def _step() -> tuple[int, bool]:
     cursor = _cursor(now)
     highest = db.session.scalar(select(func.max(_log.id))) or 0
     safe = cursor.seen_id if now - cursor.seen_at >= SETTLES_AFTER else cursor.settled_id
-    upper = min(cursor.settled_id + STEP, highest)
+    # Rows are counted and not their numbers, of which a purge, or what was rolled back, leaves any amount out.
+    further = select(_log.id).where(_log.id > cursor.settled_id).order_by(_log.id).offset(STEP).limit(1)
+    upper = db.session.scalar(further) or highest
     rows = _rows_between(cursor.settled_id, upper, without=cursor.done_ids, since=now - OLDEST)
     alerts.hush()
     opened = _evaluate(rows)

@@ -484,6 +484,15 @@ def test_numbers_settle_after_a_minute_and_are_remembered_no_longer(
     assert found(db_session)[0].count == 10
 
 
+def test_a_gap_in_the_numbers_hides_nothing(watch: Watch, db_session: Session, person: Person) -> None:
+    """Numbers of what was purged or rolled back are missing, however many they are."""
+    gap = alert_watch.STEP + 1
+    db_session.execute(text(f"SELECT setval('audit_logs_id_seq', nextval('audit_logs_id_seq') + {gap})"))
+    for _ in range(10):
+        fail(db_session, person)
+    assert watch() == 1
+
+
 def test_a_long_absence_is_caught_up_step_by_step(
     watch: Watch, db_session: Session, person: Person, monkeypatch: pytest.MonkeyPatch
 ) -> None:
