@@ -66,11 +66,13 @@ def renamed(server: LiveServer) -> Iterator[None]:
 
 @contextmanager
 def locked(server: LiveServer) -> Iterator[None]:
-    """Hold ACCESS EXCLUSIVE meanwhile; `make drill` does so for a minute."""
+    """Hold ACCESS EXCLUSIVE for 20 seconds."""
     connection = psycopg2.connect(libpq_url(server.database_url))
     with connection.cursor() as cursor:
         cursor.execute("LOCK TABLE audit_logs IN ACCESS EXCLUSIVE MODE")
+        started = time.monotonic()
         yield
+        time.sleep(max(0.0, 20 - (time.monotonic() - started)))
     connection.close()
 
 
@@ -107,7 +109,7 @@ def normal_seconds(live_server: LiveServer) -> float:
 @pytest.mark.parametrize(
     ("fault", "state"),
     [(renamed, "42P01"), (locked, "55P03"), (refusing, "P0001")],
-    ids=["renamed away", "locked", "refusing every row"],
+    ids=["renamed away", "locked for 20 s", "refusing every row"],
 )
 def test_registration_goes_on_while_the_record_is_broken(
     live_server: LiveServer, normal_seconds: float, fault: Callable[[LiveServer], Any], state: str
