@@ -32,6 +32,7 @@ def alone() -> Iterator[Flask]:
         "audit erase somebody",
         "auth list",
         "auth create-admin ayanda@example.com",
+        "demo",
     ],
 )
 def test_a_database_that_does_not_answer_is_a_sentence_and_no_traceback(alone: Flask, command: str) -> None:

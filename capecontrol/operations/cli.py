@@ -9,7 +9,7 @@ import click
 from flask import Flask, current_app
 from flask.cli import with_appcontext
 
-from capecontrol.errors import DomainError
+from capecontrol.commands import in_sentences
 from capecontrol.operations import demo as demonstration
 from capecontrol.operations import doctor as medicine
 from capecontrol.operations import setting_list
@@ -70,10 +70,8 @@ def worker() -> None:
 @with_appcontext
 def demo() -> None:
     """Fill an empty database with invented people, conversations and history."""
-    try:
+    with in_sentences():
         filled = demonstration.fill(actor=None)
-    except DomainError as refusal:
-        raise click.ClickException(refusal.detail) from None
     click.echo(
         f"{filled.people} people, {filled.conversations} conversations and {filled.events} events are there to look at."
     )
