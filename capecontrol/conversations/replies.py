@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from datetime import timedelta
 
-from sqlalchemy import select, text
+from sqlalchemy import select
 from sqlalchemy.orm import aliased
 
 from capecontrol import clock
@@ -15,6 +15,7 @@ from capecontrol.conversations.assistants import Reply, connected_provider
 from capecontrol.conversations.models import Conversation, ConversationMessage
 from capecontrol.conversations.service import MAKE_REPLY, UNFINISHED, defer_reply
 from capecontrol.extensions import db
+from capecontrol.job_queue import without_job
 
 FAILED = "The reply could not be made. What you wrote is kept; please ask again in a moment."
 
@@ -23,16 +24,7 @@ LOST_AFTER = timedelta(seconds=30)
 
 _MOST_AT_ONCE = 500
 
-# The queue's own table is read here and nowhere else; what it is called is the queue's public schema.
-_WITHOUT_JOB = text(
-    f"""
-    NOT EXISTS (
-        SELECT 1 FROM procrastinate_jobs AS job
-        WHERE job.task_name = '{MAKE_REPLY}' AND job.status IN ('todo', 'doing')
-          AND job.args->>'reply_id' = conversation_messages.id
-    )
-    """  # noqa: S608 -- our own task's name
-)
+_WITHOUT_JOB = without_job(MAKE_REPLY, "reply_id", "conversation_messages.id")
 
 
 @dataclass(frozen=True, slots=True)

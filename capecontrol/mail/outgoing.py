@@ -6,11 +6,12 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from procrastinate.exceptions import ConnectorException
-from sqlalchemy import delete, func, select, text
+from sqlalchemy import delete, func, select
 
 from capecontrol import clock
 from capecontrol.errors import NotFound
 from capecontrol.extensions import db, jobs
+from capecontrol.job_queue import without_job
 from capecontrol.mail.letters import Letter
 from capecontrol.mail.models import OutgoingMail
 
@@ -25,16 +26,7 @@ REMEMBERED_FOR = timedelta(days=30)
 _MOST_AT_ONCE = 500
 _OUTBOX_PAGE = 100
 
-# The queue's own table is read here for one thing; what it is called is the queue's public schema.
-_WITHOUT_JOB = text(
-    f"""
-    NOT EXISTS (
-        SELECT 1 FROM procrastinate_jobs AS job
-        WHERE job.task_name = '{SEND_MAIL}' AND job.status IN ('todo', 'doing')
-          AND job.args->>'mail_id' = outgoing_mails.id
-    )
-    """  # noqa: S608 -- our own task's name
-)
+_WITHOUT_JOB = without_job(SEND_MAIL, "mail_id", "outgoing_mails.id")
 
 
 @dataclass(frozen=True, slots=True)
