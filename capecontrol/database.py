@@ -3,7 +3,7 @@
 import math
 import select
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from typing import Any
 
@@ -21,6 +21,10 @@ from capecontrol.config import AUDIT_POOL, CHECK_POOL, Settings, in_a_web_proces
 from capecontrol.extensions import db
 
 log = structlog.get_logger("database")
+
+
+Parameters = Sequence[Any] | Mapping[str, Any]
+Row = tuple[Any, ...]
 
 
 class BoundedConnection(psycopg2.extensions.connection):
@@ -131,7 +135,7 @@ def short_transaction(pool: str | None = AUDIT) -> Iterator[Connection]:
         yield session.connection()
 
 
-def look_up(statement: str, parameters: Sequence[Any]) -> tuple[Any, ...] | None:
+def look_up(statement: str, parameters: Parameters) -> Row | None:
     """Return the first row of one statement in psycopg2's notation, or None; no session, no objects, one round trip.
 
     An AUTOCOMMIT connection has no beginning at which the ladder's limits could be set, and limits set for a session
@@ -140,12 +144,13 @@ def look_up(statement: str, parameters: Sequence[Any]) -> tuple[Any, ...] | None
     replaced, and the statement, which must only read, is tried once more. Raises SQLAlchemyError.
     """
     watch = clock.Stopwatch()
+    limited = f"SET LOCAL statement_timeout = {LOOK_UP_MS}; {statement}"
     engine = db.engines[CHECK]
     try:
         for _ in range(CHECK_POOL):
             connection = engine.raw_connection()
             try:
-                return _first_row(connection, statement, parameters)
+                return _first_row(connection, limited, parameters)
             except psycopg2.Error as error:
                 if not getattr(connection.driver_connection, "closed", True):
                     raise
@@ -153,17 +158,50 @@ def look_up(statement: str, parameters: Sequence[Any]) -> tuple[Any, ...] | None
             finally:
                 connection.close()
         with closing(engine.raw_connection()) as connection:
-            return _first_row(connection, statement, parameters)
+            return _first_row(connection, limited, parameters)
     except psycopg2.Error as error:
-        raise DBAPIError.instance(statement, None, error, psycopg2.Error, hide_parameters=True) from error
+        raise _as_sqlalchemy_has_it(error, statement) from error
     finally:
         watch.add_to("db")
 
 
-def _first_row(connection: PoolProxiedConnection, statement: str, parameters: Sequence[Any]) -> tuple[Any, ...] | None:
+def run_alone(statement: str, parameters: Parameters) -> Row | None:
+    """Run one statement in psycopg2's notation as a transaction of its own; return its first row, or None.
+
+    What a process does most when it has least time, drawing tickets and looking addresses up for it, comes this way:
+    one round trip with the ladder's limits in front, as for a look-up, on a connection of the requests' own pool that
+    is free again when this returns. What it wrote is committed then. Raises SQLAlchemyError.
+    """
+    watch = clock.Stopwatch()
+    milliseconds = int(clock.within_budget(STATEMENT_MS / 1000) * 1000)
+    limited = f"SET LOCAL statement_timeout = {milliseconds}; SET LOCAL lock_timeout = {LOCK_MS}; {statement}"
+    try:
+        with closing(db.engines[None].raw_connection()) as connection:
+            driver: Any = connection.driver_connection
+            driver.autocommit = True
+            try:
+                return _first_row(connection, limited, parameters)
+            except psycopg2.Error as error:
+                if driver.closed:
+                    connection.invalidate(error)
+                raise
+            finally:
+                if not driver.closed:
+                    driver.autocommit = False
+    except psycopg2.Error as error:
+        raise _as_sqlalchemy_has_it(error, statement) from error
+    finally:
+        watch.add_to("db")
+
+
+def _first_row(connection: PoolProxiedConnection, statement: str, parameters: Parameters) -> Row | None:
     cursor = connection.cursor()
-    cursor.execute(f"SET LOCAL statement_timeout = {LOOK_UP_MS}; {statement}", parameters)
-    return cursor.fetchone()
+    cursor.execute(statement, parameters)
+    return cursor.fetchone() if cursor.description else None
+
+
+def _as_sqlalchemy_has_it(error: psycopg2.Error, statement: str) -> Exception:
+    return DBAPIError.instance(statement, None, error, psycopg2.Error, hide_parameters=True)
 
 
 def is_passing(error: SQLAlchemyError) -> bool:

@@ -9,18 +9,20 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
-from sqlalchemy import Connection
+from psycopg2.extensions import TRANSACTION_STATUS_INERROR
+from sqlalchemy import Connection, NestedTransaction
 from sqlalchemy.orm import Session
 
 from capecontrol import create_app, each_second
 from capecontrol.audit import recorder, spool
 from capecontrol.auth import waiting_room
 from capecontrol.config import Settings
-from capecontrol.database import CHECK, STATEMENT_MS
+from capecontrol.database import CHECK, LOCK_MS, STATEMENT_MS
 from capecontrol.extensions import db
 from tests.live_server import SECRET_KEY, LiveServer
 from tests.postgres import Databases, RunServer
@@ -94,7 +96,8 @@ def connection(_application: Flask) -> Iterator[Connection]:
         connection.exec_driver_sql("SET LOCAL idle_in_transaction_session_timeout = 0")
         # Flask-SQLAlchemy asks this mapping for each statement, so a session bound to the connection is not enough.
         engines.update(dict.fromkeys(originals, connection))  # type: ignore[attr-defined]
-        engines[CHECK] = _Lender(connection)  # type: ignore[index]
+        engines[CHECK] = lender = _Lender(connection)  # type: ignore[index]
+        connection.raw_connection = lender.raw_connection  # type: ignore[attr-defined]
         waiting_room.forget_figure()
         yield connection
         engines.update(originals)  # type: ignore[attr-defined]
@@ -102,20 +105,33 @@ def connection(_application: Flask) -> Iterator[Connection]:
 
 
 class _Lender:
-    """Lends the test's connection to look-ups, which ask an engine for one of the driver's own."""
+    """Lends the test's connection to what asks an engine for one of the driver's own: statements that run alone.
+
+    Each is a savepoint of the test's transaction here, which a refused statement leaves as it was.
+    """
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        self._savepoint: NestedTransaction | None = None
+        self.driver_connection = SimpleNamespace(autocommit=True, closed=False)
 
     def raw_connection(self) -> "_Lender":
+        self._savepoint = self._connection.begin_nested()
         return self
 
     def cursor(self):
         return self._connection.connection.cursor()
 
     def close(self) -> None:
-        """Keep the connection, with the limit a look-up leaves where the transaction goes on."""
-        self._connection.exec_driver_sql(f"SET LOCAL statement_timeout = {STATEMENT_MS}")
+        """Keep the connection, with the limits such a statement leaves where the transaction goes on."""
+        assert self._savepoint is not None
+        if self._connection.connection.driver_connection.info.transaction_status == TRANSACTION_STATUS_INERROR:
+            self._savepoint.rollback()
+        else:
+            self._savepoint.commit()
+        self._connection.exec_driver_sql(
+            f"SET LOCAL statement_timeout = {STATEMENT_MS}; SET LOCAL lock_timeout = {LOCK_MS}"
+        )
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 import structlog
-from sqlalchemy import bindparam, delete, literal, select
+from sqlalchemy import bindparam, delete
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -22,7 +22,7 @@ from capecontrol.auth.credentials import Credential, Mint, end_session_of
 from capecontrol.auth.email_addresses import EmailAddress
 from capecontrol.auth.models import IdempotencyKey, User
 from capecontrol.auth.tickets import NotATicket
-from capecontrol.database import is_passing
+from capecontrol.database import is_passing, run_alone
 from capecontrol.errors import Conflict, DomainError, Invalid, Overloaded, RetryLater, Unavailable
 from capecontrol.extensions import db
 
@@ -36,20 +36,12 @@ _SCOPE = "registration"
 # insert as much again.
 _people: Any = User.__table__
 _keys: Any = IdempotencyKey.__table__
-_FIND = select(
-    select(_people.c.id).where(_people.c.email_key == bindparam("email_key")).scalar_subquery().label("account_id"),
-    _keys.c.fingerprint,
-    _keys.c.user_id,
-).select_from(
-    select(literal(1))
-    .subquery()
-    .outerjoin(
-        _keys,
-        (_keys.c.scope == bindparam("scope"))
-        & (_keys.c.key_hash == bindparam("key_hash"))
-        & (_keys.c.created_at > bindparam("oldest")),
-    )
-)
+_FIND = """
+    SELECT account.id, key.fingerprint, key.user_id
+    FROM (SELECT 1) AS one
+    LEFT JOIN users_v2 AS account ON account.email_key = %s
+    LEFT JOIN idempotency_keys AS key ON key.scope = %s AND key.key_hash = %s AND key.created_at > %s
+    """
 _INSERT = insert(_people).on_conflict_do_nothing(index_elements=[_people.c.email_key]).returning(_people.c.id)
 _fresh_key = insert(_keys)
 _KEEP = _fresh_key.on_conflict_do_update(
@@ -144,8 +136,8 @@ def register(
             raise at_full_gate() from None
         user = _insert_account(application, address, password_hash)
         if user is None:
-            known = _known(address, idempotency_key)
             db.session.rollback()
+            known = _known(address, idempotency_key)
             if known.key_owner is None:
                 raise EmailTaken
             return _repeat(known, fingerprint, application, actor=actor, mint=mint, at_full_gate=at_full_gate)
@@ -219,16 +211,11 @@ def _checked(application: Application) -> EmailAddress:
 def _known(address: EmailAddress, key: str | None) -> _Known:
     """Look for the address and the key. One statement, since account and key become visible together: a twin's commit
     between two questions would make a repeat look like a taken address."""
-    row = db.session.execute(
-        _FIND,
-        {
-            "email_key": address.key,
-            "scope": _SCOPE,
-            "key_hash": None if key is None else ids.fingerprint(key),
-            "oldest": clock.now() - KEY_LASTS,
-        },
-    ).one()
-    return _Known(row.account_id is not None, row.fingerprint, row.user_id)
+    key_hash = None if key is None else ids.fingerprint(key)
+    account_id, fingerprint, key_owner = (
+        run_alone(_FIND, (address.key, _SCOPE, key_hash, clock.now() - KEY_LASTS)) or ()
+    )
+    return _Known(account_id is not None, fingerprint, key_owner)
 
 
 def _insert_account(application: Application, address: EmailAddress, password_hash: str) -> User | None:

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
@@ -24,7 +24,7 @@ from capecontrol.auth.turns import (
     Figure,
     Turns,
 )
-from capecontrol.database import is_passing
+from capecontrol.database import is_passing, run_alone
 from capecontrol.errors import Conflict, Overloaded, Unavailable
 from capecontrol.extensions import db
 
@@ -37,38 +37,37 @@ LONGEST_WAIT_SECONDS = 1800
 # Plain text, because in a storm these are what a process does most: built anew by the ORM, they cost more than they do.
 _TIMES = {"lasts": TICKET_LASTS_SECONDS, "turn": TURN_LASTS_SECONDS}
 _IS_OVER = (
-    "(created_at <= clock_timestamp() - make_interval(secs => :lasts) "
-    "OR turn_at <= clock_timestamp() - make_interval(secs => :turn))"
-)
-_DRAW = text(
-    "INSERT INTO registration_tickets (id, email_mark, created_at) VALUES (:id, :mark, clock_timestamp()) "
+    "(created_at <= clock_timestamp() - make_interval(secs => {lasts}) "
+    "OR turn_at <= clock_timestamp() - make_interval(secs => {turn}))"
+).format(**_TIMES)
+_DRAW = (
+    "INSERT INTO registration_tickets (id, email_mark, created_at) VALUES (%s, %s, clock_timestamp()) "
     "ON CONFLICT DO NOTHING RETURNING id, number, email_mark"
 )
-_END_OF_AN_OLDER_ONE = text(
+_END_OF_AN_OLDER_ONE = (
     "UPDATE registration_tickets SET left_at = clock_timestamp() "  # noqa: S608 -- our own words, as below
-    f"WHERE email_mark = :mark AND done_at IS NULL AND left_at IS NULL AND {_IS_OVER}"
+    f"WHERE email_mark = %s AND done_at IS NULL AND left_at IS NULL AND {_IS_OVER} RETURNING id"
 )
-_FIND = text(
-    "SELECT id, number, email_mark FROM registration_tickets WHERE email_mark = :mark AND done_at IS NULL "  # noqa: S608
+_FIND = (
+    "SELECT id, number, email_mark FROM registration_tickets WHERE email_mark = %s AND done_at IS NULL "  # noqa: S608
     f"AND left_at IS NULL AND {_IS_OVER} IS NOT TRUE"
 )
-_LOOK = text(
-    "SELECT turn_at IS NOT NULL AS has_turn, claimed_at IS NOT NULL AS is_claimed, "  # noqa: S608
-    "done_at IS NOT NULL AS is_done, "
-    f"left_at IS NULL AND {_IS_OVER} IS NOT TRUE AS is_living, "
-    "extract(epoch FROM turn_at + make_interval(secs => :turn) - clock_timestamp())::float AS seconds_left "
-    "FROM registration_tickets WHERE id = :id"
+_LOOK = (
+    "SELECT turn_at IS NOT NULL, claimed_at IS NOT NULL, done_at IS NOT NULL, "  # noqa: S608
+    f"left_at IS NULL AND {_IS_OVER} IS NOT TRUE, "
+    f"extract(epoch FROM turn_at + make_interval(secs => {TURN_LASTS_SECONDS}) - clock_timestamp())::float "
+    "FROM registration_tickets WHERE id = %s"
 )
-_CLAIM = text("UPDATE registration_tickets SET claimed_at = clock_timestamp() WHERE id = :id")
-_RENEW = text(
-    "UPDATE registration_tickets SET turn_at = clock_timestamp(), claimed_at = clock_timestamp() "
-    "WHERE id = :id AND done_at IS NULL AND left_at IS NULL "
-    "AND turn_at > clock_timestamp() - make_interval(secs => :turn) RETURNING id"
+_CLAIM = "UPDATE registration_tickets SET claimed_at = clock_timestamp() WHERE id = %s"
+_RENEW = (
+    "UPDATE registration_tickets SET turn_at = clock_timestamp(), claimed_at = clock_timestamp() "  # noqa: S608
+    "WHERE id = %s AND done_at IS NULL AND left_at IS NULL "
+    f"AND turn_at > clock_timestamp() - make_interval(secs => {TURN_LASTS_SECONDS}) RETURNING id"
 )
 _USE = text(
     "UPDATE registration_tickets SET done_at = clock_timestamp() WHERE id = :id AND done_at IS NULL RETURNING id"
 )
-_LEAVE = text("UPDATE registration_tickets SET left_at = clock_timestamp() WHERE id = :id AND done_at IS NULL")
+_LEAVE = "UPDATE registration_tickets SET left_at = clock_timestamp() WHERE id = %s AND done_at IS NULL"
 
 
 class Queued(Overloaded):
@@ -102,6 +101,16 @@ class Place:
 
 
 UNKNOWN_PLACE = Place("unknown", 0, 0, 5, "We could not look your place up just now. It is kept.")
+
+
+class _Row(NamedTuple):
+    """What the table holds of a ticket, in the order of `_LOOK`; `seconds_left` are those of its turn."""
+
+    has_turn: bool
+    is_claimed: bool
+    is_done: bool
+    is_living: bool
+    seconds_left: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,8 +220,7 @@ def leave(ticket: str) -> None:
     """Give the place up. Raises NotATicket and Unavailable."""
     known = _ready().signer.read(ticket)
     with _or_unavailable():
-        db.session.execute(_LEAVE, {"id": known.id})
-        db.session.commit()
+        run_alone(_LEAVE, (known.id,))
 
 
 def count_waiting() -> int:
@@ -241,50 +249,44 @@ def _queue(email_key: str, figure: Figure) -> Overloaded:
         # One more than waited a moment ago; the number would also count tickets that were never stored as people.
         place = min(figure.waiting + 1, max(1, drawn.number - figure.come_to))
         return Queued(_waiting(place, figure), room.signer.write(drawn), is_new=True)
-    row = db.session.execute(_FIND, {"mark": mark, **_TIMES}).one_or_none()
-    db.session.rollback()
+    row = run_alone(_FIND, (mark,))
     known = Ticket(*row) if row else None
     return Queued(_place_of(known), room.signer.write(known)) if known else Overloaded()
 
 
 def _draw(mark: str) -> Ticket | None:
     """Store a ticket, or return None when the address has a living one. One whose time is over gives way."""
-    row = db.session.execute(_DRAW, {"id": ids.new_id(), "mark": mark}).one_or_none()
-    if row is None and db.session.execute(_END_OF_AN_OLDER_ONE, {"mark": mark, **_TIMES}).rowcount:  # type: ignore[attr-defined]
-        row = db.session.execute(_DRAW, {"id": ids.new_id(), "mark": mark}).one_or_none()
-    db.session.commit()
+    row = run_alone(_DRAW, (ids.new_id(), mark))
+    if row is None and run_alone(_END_OF_AN_OLDER_ONE, (mark,)) is not None:
+        row = run_alone(_DRAW, (ids.new_id(), mark))
     return Ticket(*row) if row else None
 
 
 def _renew_turn(ticket: Ticket) -> bool:
     """Let a turn begin anew; say whether there was one that was not over."""
-    is_renewed = db.session.execute(_RENEW, {"id": ticket.id, **_TIMES}).scalar() is not None
-    db.session.commit()
-    return is_renewed
+    return run_alone(_RENEW, (ticket.id,)) is not None
 
 
 def _place_of(ticket: Ticket) -> Place:
     figure = _ready().turns.current(drawn=ticket.number)
     if ticket.number > figure.come_to:
         return _waiting(max(1, min(ticket.number - figure.come_to, figure.waiting)), figure)
-    row = db.session.execute(_LOOK, {"id": ticket.id, **_TIMES}).one_or_none()
+    found = run_alone(_LOOK, (ticket.id,))
+    row = _Row(*found) if found else None
     place = _place_in(row, figure)
     if row is not None and place.status == "ready" and not row.is_claimed:
-        db.session.execute(_CLAIM, {"id": ticket.id})
-        db.session.commit()
-    else:
-        db.session.rollback()
+        run_alone(_CLAIM, (ticket.id,))
     return place
 
 
-def _place_in(row: Any, figure: Figure) -> Place:
+def _place_in(row: _Row | None, figure: Figure) -> Place:
     """Return the place of a ticket that turns have come to, by its row; None where there is none any more."""
     if row is not None and row.is_done:
         return Place("done", 0, 0, LONGEST_POLL_SECONDS, "Your account is open. Sign in.")
     if row is not None and row.is_living and not row.has_turn:
         return _waiting(1, figure)  # drawn before another that was read already, and stored after it
     if row is not None and row.is_living:
-        return _at_turn(math.ceil(row.seconds_left), poll_seconds=SHORTEST_POLL_SECONDS)
+        return _at_turn(math.ceil(row.seconds_left or 0), poll_seconds=SHORTEST_POLL_SECONDS)
     return Place("expired", 0, 0, LONGEST_POLL_SECONDS, "Your turn has passed. Send the form again for a new place.")
 
 

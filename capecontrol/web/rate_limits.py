@@ -23,7 +23,7 @@ from capecontrol.audit import events
 from capecontrol.audit.recorder import record_refusal
 from capecontrol.auth.identity import actor_or_none
 from capecontrol.config import Settings
-from capecontrol.database import short_transaction
+from capecontrol.database import run_alone, short_transaction
 from capecontrol.errors import RateLimited
 from capecontrol.extensions import db
 
@@ -67,9 +67,8 @@ counters = Table(
     prefixes=["UNLOGGED"],
 )
 
-_COUNT = text(
-    'INSERT INTO rate_limit_counters AS counter (bucket, "window", hits, expires_at) '
-    "VALUES (:bucket, :window, 1, :expires_at) "
+_COUNT = (
+    'INSERT INTO rate_limit_counters AS counter (bucket, "window", hits, expires_at) VALUES (%s, %s, 1, %s) '
     'ON CONFLICT (bucket, "window") DO UPDATE SET hits = counter.hits + 1 RETURNING hits'
 )
 # Ordered, so that two processes take the same rows in the same order and never wait for each other in a circle.
@@ -229,10 +228,8 @@ def forget_expired() -> int:
 def _add(limit: Limit, who: str, now: int) -> tuple[int, bool]:
     """Count in the table; return the hits so far, 0 while it cannot count, and whether this one is the first beyond."""
     window = now // limit.seconds
-    row = {"bucket": _bucket(limit.name, who), "window": window, "expires_at": (window + 1) * limit.seconds}
     try:
-        with short_transaction(pool=None) as connection:
-            hits = connection.execute(_COUNT, row).scalar_one()
+        (hits,) = run_alone(_COUNT, (_bucket(limit.name, who), window, (window + 1) * limit.seconds)) or (0,)
     except SQLAlchemyError as error:
         log.warning("rate_limit_not_counted", limit=limit.name, kind=type(error).__name__)
         return 0, False

@@ -1,0 +1,105 @@
+"""Statements that run alone: a transaction each, in one round trip, within the ladder's limits."""
+
+import math
+import time
+from contextlib import closing
+
+import psycopg2
+import psycopg2.extensions
+import pytest
+from flask import Flask
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
+
+from capecontrol import clock
+from capecontrol.config import libpq_url
+from capecontrol.database import LOCK_MS, STATEMENT_MS, is_passing, run_alone
+from capecontrol.extensions import db
+
+COUNT = "INSERT INTO rate_limit_counters VALUES (%s, 0, 1, 0) RETURNING hits"
+
+
+def counters(app: Flask) -> list[str]:
+    """Return what another connection sees of the table."""
+    with closing(psycopg2.connect(libpq_url(app.config["SETTINGS"].database_url))) as other, other.cursor() as cursor:
+        cursor.execute("SELECT bucket FROM rate_limit_counters ORDER BY 1")
+        return [bucket for (bucket,) in cursor.fetchall()]
+
+
+def test_what_runs_alone_is_committed_when_it_returns(committed_app: Flask) -> None:
+    with committed_app.app_context():
+        assert run_alone(COUNT, ("a",)) == (1,)
+        assert counters(committed_app) == ["a"]
+        assert run_alone("DELETE FROM rate_limit_counters", ()) is None
+    assert counters(committed_app) == []
+
+
+def test_what_runs_alone_has_the_limits_of_the_ladder_and_leaves_none(committed_app: Flask) -> None:
+    asked = "SELECT current_setting('statement_timeout'), current_setting('lock_timeout')"
+    with committed_app.app_context():
+        assert run_alone(asked, ()) == (f"{STATEMENT_MS // 1000}s", f"{LOCK_MS // 1000}s")
+        with closing(db.engines[None].raw_connection()) as connection:
+            driver = connection.driver_connection
+            assert driver is not None and not driver.autocommit, "the next transaction on it is one"
+            cursor = connection.cursor()
+            cursor.execute(asked)
+            assert cursor.fetchone() == ("0", "0")
+
+
+def test_what_runs_alone_may_not_take_longer_than_its_caller_waits(committed_app: Flask) -> None:
+    clock.set_deadline(clock.monotonic() + 0.1)
+    try:
+        with committed_app.app_context(), pytest.raises(OperationalError) as refused:
+            run_alone("SELECT pg_sleep(10)", ())
+    finally:
+        clock.set_deadline(math.inf)
+    assert getattr(refused.value.orig, "pgcode", None) == "57014"
+    assert is_passing(refused.value)
+
+
+def test_what_runs_alone_waits_a_second_for_a_lock(committed_app: Flask) -> None:
+    url = libpq_url(committed_app.config["SETTINGS"].database_url)
+    with closing(psycopg2.connect(url)) as other, other.cursor() as cursor, committed_app.app_context():
+        cursor.execute("LOCK TABLE rate_limit_counters IN ACCESS EXCLUSIVE MODE")
+        with pytest.raises(OperationalError) as refused:
+            run_alone(COUNT, ("a",))
+        other.rollback()
+        assert getattr(refused.value.orig, "pgcode", None) == "55P03"
+        assert run_alone(COUNT, ("a",)) == (1,), "and the connection is as good as before"
+
+
+def test_a_refusal_keeps_its_kind_and_hides_what_was_sent(committed_app: Flask) -> None:
+    with committed_app.app_context():
+        run_alone(COUNT, ("somebody@example.com",))
+        with pytest.raises(IntegrityError) as refused:
+            run_alone(COUNT, ("somebody@example.com",))
+        assert "somebody" not in str(refused.value.statement) + str(refused.value.params)
+        assert run_alone("SELECT 1", ()) == (1,)
+
+
+def test_a_connection_that_is_cut_meanwhile_is_not_given_to_the_next(committed_app: Flask) -> None:
+    with committed_app.app_context():
+        with pytest.raises(DBAPIError) as refused:
+            run_alone("SELECT pg_terminate_backend(pg_backend_pid())", ())
+        assert is_passing(refused.value)
+        assert run_alone("SELECT 1", ()) == (1,)
+        assert db.session.scalar(text("SELECT 1")) == 1
+
+
+def test_no_connection_is_held_afterwards(committed_app: Flask) -> None:
+    with committed_app.app_context():
+        for _ in range(committed_app.config["SETTINGS"].database_pool * 2):
+            run_alone("SELECT 1", ())
+        assert db.engines[None].pool.checkedout() == 0  # type: ignore[attr-defined]
+
+
+def test_where_no_connection_is_free_it_says_so_within_a_second_or_so(committed_app: Flask) -> None:
+    with committed_app.app_context():
+        held = [db.engines[None].connect() for _ in range(committed_app.config["SETTINGS"].database_pool)]
+        started = time.monotonic()
+        with pytest.raises(Exception, match="QueuePool") as refused:
+            run_alone("SELECT 1", ())
+        assert time.monotonic() - started < 3
+        assert is_passing(refused.value)  # type: ignore[arg-type]
+        for connection in held:
+            connection.close()
