@@ -47,14 +47,15 @@ def test_what_runs_alone_has_the_limits_of_the_ladder_and_leaves_none(committed_
 
 
 def test_what_runs_alone_may_not_take_longer_than_its_caller_waits(committed_app: Flask) -> None:
-    clock.set_deadline(clock.monotonic() + 0.1)
+    started = clock.monotonic()
+    clock.set_deadline(started + 0.1)
     try:
         with committed_app.app_context(), pytest.raises(OperationalError) as refused:
             run_alone("SELECT pg_sleep(10)", ())
     finally:
         clock.set_deadline(math.inf)
-    assert getattr(refused.value.orig, "pgcode", None) == "57014"
-    assert is_passing(refused.value)
+    assert is_passing(refused.value), "the server's own limit and ours end it in the same moment"
+    assert clock.monotonic() - started < 3
 
 
 def test_what_runs_alone_waits_a_second_for_a_lock(committed_app: Flask) -> None:
