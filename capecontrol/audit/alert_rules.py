@@ -85,8 +85,7 @@ NEW_DEVICE = Rule(
 STAFF_READS = Rule(
     "staff_reads",
     "An administrator at a person's conversation",
-    "A reading has its reason in the record; ask about it, and about a try without one: conversations belong to the "
-    "people who hold them.",
+    "Conversations belong to the people who hold them. Read the reason in the record; where there is none, ask.",
 )
 AUDIT_DEGRADED = Rule(
     "audit_degraded",

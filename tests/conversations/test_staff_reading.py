@@ -283,15 +283,20 @@ def test_its_owner_sees_that_it_was_read_and_why_and_not_by_whom(
         environ_base={"REMOTE_ADDR": "192.0.2.77"},
         headers={"User-Agent": "Staff/1.0"},
     )
-    page = sign_in(person).visit("/account/activity")
+    owner = sign_in(person)
+    page = owner.visit("/account/activity")
     assert f"A member of staff read your conversation. Reason: {REASON}" in page.words
     assert READING in page.words
     for secret in (admin.email, admin.name, "192.0.2.77"):
         assert secret not in page.answer.text
+    link = page.find("a", string="Open the conversation")
+    assert link is not None
+    assert SAID in owner.visit(str(link["href"])).words
     assert READING not in sign_in(noise).visit("/account/activity").words
     page = staff.visit("/account/activity")
     assert f"You read somebody else's conversation. Reason: {REASON}" in page.words
     assert "from 192.0.2.77" in page.words
+    assert page.find("a", string="Open the conversation") is None
 
 
 def test_the_owners_activity_leads_on_through_readings_and_acts_alike(
