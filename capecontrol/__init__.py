@@ -42,6 +42,7 @@ _PAGES = (
     landing.pages,
     auth_views.pages,
     conversations_views.pages,
+    conversations_views.staff_pages,
     audit_views.pages,
     operations_views.pages,
     help_views.pages,

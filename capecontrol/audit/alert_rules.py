@@ -14,10 +14,6 @@ from urllib.parse import urlencode
 from capecontrol.audit import events
 from capecontrol.audit.devices import browser_name, network_of
 
-STAFF_READING = "conversation_read_by_staff"
-"""The stored name of the act itself, which no release records yet: staff have no way to read a conversation. Until
-then the rule is driven by what is recorded, an administrator's refused try (`access_denied`)."""
-
 
 @dataclass(frozen=True, slots=True)
 class Rule:
@@ -89,7 +85,7 @@ NEW_DEVICE = Rule(
 STAFF_READS = Rule(
     "staff_reads",
     "An administrator at a person's conversation",
-    "Ask them why: conversations belong to the people who hold them.",
+    "Conversations belong to the people who hold them. Read the reason in the record; where there is none, ask.",
 )
 AUDIT_DEGRADED = Rule(
     "audit_degraded",
@@ -101,6 +97,7 @@ RULES = {rule.kind: rule for rule in (BRUTE_FORCE, MANY_ACCOUNTS, NEW_DEVICE, ST
 
 FAILED = events.USER_LOGIN_FAILED.name
 SIGN_IN = events.USER_LOGIN.name
+STAFF_READING = events.CONVERSATION_READ_BY_STAFF.name
 KNOWN_BY = (SIGN_IN, events.USER_REGISTRATION.name)
 """What makes a device known: a registration signs in too."""
 
@@ -120,8 +117,10 @@ def signs_of(row: Row) -> Iterator[Sign]:
             yield Sign(MANY_ACCOUNTS, place, place, at, row.user_email.strip().lower())
     elif row.event_type == STAFF_READING or _is_staff_refused(row):
         who = row.user_email or row.user_id or "somebody"
+        # Apart, so that a refused try beside a reading never makes it look as if nothing was read.
+        subject = f"{row.user_id or who}|{row.subject_id}{'|read' if row.success else ''}"
         details = {"was_refused": not row.success}
-        yield Sign(STAFF_READS, f"{row.user_id or who}|{row.subject_id}", who, at, row.event_id, row.user_id, details)
+        yield Sign(STAFF_READS, subject, who, at, row.event_id, row.user_id, details)
     elif row.event_type == events.AUDIT_DEGRADED.name:
         reasons = row.detail("reasons")
         told = ", ".join(sorted(map(str, reasons))) if isinstance(reasons, dict) else None

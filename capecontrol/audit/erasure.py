@@ -1,5 +1,6 @@
 """Erasing what is personal about somebody in the record, while the events and every proof over them stay."""
 
+import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -19,13 +20,16 @@ BATCH = 5_000
 _ACCOUNT = text("SELECT id FROM users_v2 WHERE id = :person FOR UPDATE")
 _OF_AN_ACCOUNT = "user_id = :person"
 _OF_ONE_THAT_IS_GONE = "user_id IS NULL AND actor_ref = :person"
-# Theirs; or nobody's, by an address their own events or their account carry: tries to sign in, to register again.
+# Theirs; or nobody's, by an address their own events or their account carry: tries to sign in, to register again; or
+# of staff who read a conversation of theirs, since the reason they gave may say anything about its owner.
 _ROWS = (
     "WITH theirs AS MATERIALIZED ("
     "SELECT id, lower(user_email) AS address FROM audit_logs WHERE salt IS NOT NULL AND {theirs}) "
     "SELECT id FROM theirs UNION "
     "SELECT id FROM audit_logs WHERE salt IS NOT NULL AND user_id IS NULL AND lower(user_email) IN "
-    "(SELECT address FROM theirs UNION SELECT lower(email) FROM users_v2 WHERE id = :person) ORDER BY id"
+    "(SELECT address FROM theirs UNION SELECT lower(email) FROM users_v2 WHERE id = :person) UNION "
+    "SELECT id FROM audit_logs WHERE salt IS NOT NULL AND event_type = 'conversation_read_by_staff' "
+    "AND event_metadata ->> 'owner_id' = :person ORDER BY id"
 )
 _ERASURES = text(
     "SELECT subject_id, lower(email) AS address, max(audit_logs.created_at) AS at "
@@ -68,23 +72,27 @@ def pseudonymise(person_id: str, *, actor: Actor | None) -> int:
 
 def as_erased(rows: Sequence[dict[str, Any]], connection: Connection) -> list[dict[str, Any]]:
     """Return events that are stored late, without what is personal in those of somebody who was erased meanwhile."""
-    known = [(_person_of(row), _address_of(row)) for row in rows]
+    known = [(people_of(row), _address_of(row)) for row in rows]
     wanted = {
         "kind": events.AUDIT_PSEUDONYMISED.name,
-        "people": sorted({person for person, _ in known if person}),
-        "addresses": sorted({address for person, address in known if address and not person}),
+        "people": sorted({person for people, _ in known for person in people}),
+        "addresses": sorted({address for people, address in known if address and not people}),
     }
     erased_at: dict[str, datetime] = {}
     for person_id, address, at in connection.execute(_ERASURES, wanted):
         erased_at |= {person_id: at} | ({address: at} if address else {})
     return [
-        row | _ERASED if _happened_by(row, erased_at.get(person or address or "")) else row
-        for row, (person, address) in zip(rows, known, strict=True)
+        row | _ERASED if any(_happened_by(row, erased_at.get(each)) for each in people or {address or ""}) else row
+        for row, (people, address) in zip(rows, known, strict=True)
     ]
 
 
-def _person_of(row: Mapping[str, Any]) -> str | None:
-    return row["user_id"] or row.get("actor_ref")
+def people_of(row: Mapping[str, Any]) -> set[str]:
+    """Return the ids of the people about whom an event that is stored late says something personal."""
+    people = {row["user_id"] or row.get("actor_ref")}
+    if row["event_type"] == events.CONVERSATION_READ_BY_STAFF.name:
+        people.add(json.loads(row["event_metadata"]).get("owner_id"))
+    return {person for person in people if isinstance(person, str)}
 
 
 def _address_of(row: Mapping[str, Any]) -> str | None:

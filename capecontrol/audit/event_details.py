@@ -7,6 +7,7 @@ from typing import Any
 
 from sqlalchemy import Row, Select, column, select, table
 
+from capecontrol.audit import events
 from capecontrol.audit.models import AuditLog
 from capecontrol.audit.secret_keys import without_secrets
 from capecontrol.audit.sentences import Happening
@@ -75,6 +76,19 @@ class EventDetail(EventLine):
     def person_ref(self) -> str | None:
         """What finds everything about the person: the account's id, also of one that is gone, or else the address."""
         return self.user_id or self.actor_ref or self.user_email
+
+    @property
+    def conversation_id(self) -> str | None:
+        """The conversation the event is about, if it is about one."""
+        is_about_one = self.event_type in events.ABOUT_CONVERSATIONS or (
+            self.event_type == events.ACCESS_DENIED.name and self.event_metadata.get("wanted") == "conversation"
+        )
+        return self.subject_id if is_about_one else None
+
+    @property
+    def reason(self) -> str | None:
+        """Why staff read a conversation, in their own words; None for every other event, and once it is erased."""
+        return self.event_description if self.event_type == events.CONVERSATION_READ_BY_STAFF.name else None
 
     @property
     def who(self) -> str:

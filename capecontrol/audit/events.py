@@ -88,6 +88,10 @@ CONVERSATION_ARCHIVED = _event("conversation_archived", "data")
 CONVERSATION_UNARCHIVED = _event("conversation_unarchived", "data")
 CONVERSATION_DELETED = _event("conversation_deleted", "data", level="warning")
 CONVERSATION_RESTORED = _event("conversation_restored", "data")
+# Staff read somebody's conversation. Why, in their own words, is the event's description, which can be erased.
+CONVERSATION_READ_BY_STAFF = _event(
+    "conversation_read_by_staff", "admin", "owner_id", level="warning", durability="must"
+)
 AI_PROMPT_SUBMITTED = _event("ai_prompt_submitted", "ai_service", "message_id", "characters")
 AI_PROMPT_REFUSED = _event("ai_prompt_refused", "ai_service", "reason", level="warning")
 AI_RESPONSE_GENERATED = _event(
@@ -100,6 +104,9 @@ AI_RESPONSE_GENERATED = _event(
     durability="best-effort",
 )
 AI_RESPONSE_FAILED = _event("ai_response_failed", "ai_service", "message_id", "provider", "reason", level="error")
+
+ABOUT_CONVERSATIONS = frozenset(name for name in _listed if name.startswith(("conversation_", "ai_")))
+"""The names of the events whose subject is a conversation."""
 
 # The record about itself: a time in which a process could not write events, and best-effort events it had no room for.
 AUDIT_DEGRADED = _event("audit_degraded", "system", "swallowed", "reasons", "began_at", "ended_at", level="error")

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from sqlalchemy import ColumnCollection, ColumnElement, Select, and_, func, literal, or_, select, tuple_, union_all
 
 from capecontrol import ids
+from capecontrol.audit import events
 from capecontrol.audit.event_details import log, people
 from capecontrol.extensions import db
 from capecontrol.web.pagination import Position
@@ -38,7 +39,8 @@ class Filters:
     `event` and `category` are a name, or several of which any will do; `q` is a text, or several that must all be
     found. `person` is an address in any case, or an account's id, also of one that is gone; `plan` fills in `address`,
     that account's own. `after` is the first moment that counts, `before` the first that does not. `for_person` is the
-    one whose own record it is, whoever else is asked for.
+    one whose own record it is, whoever else is asked for; `with_readings` adds what staff read of theirs, which is in
+    the record of these others and names them.
     """
 
     event: str | tuple[str, ...] | None = None
@@ -52,6 +54,7 @@ class Filters:
     min_risk_score: int | None = None
     q: str | tuple[str, ...] | None = None
     for_person: str | None = None
+    with_readings: bool = False
     address: str | None = None
 
     @property
@@ -139,6 +142,8 @@ def plan(filters: Filters) -> Plan:
     if led_by == "person":
         address = filters.address or filters.person
         ranges = tuple((one,) for one in _whose(filters.person or "", address, log.c))
+    elif led_by == "for_person" and filters.with_readings:
+        ranges = ((log.c.user_id == filters.for_person,), (was_read(filters.for_person or "", log.c),))
     elif led_by == "event":
         ranges = tuple((log.c.event_type == name,) for name in filters.names)
     elif condition is None or (led_by == "outcome" and filters.outcome == "success"):
@@ -197,6 +202,12 @@ def is_about(person: str, columns: Columns) -> ColumnElement[bool]:
     """Return what makes an event the person's, for a statement that looks up the account's own address itself."""
     own = select(people.c.email).where(people.c.id == person).scalar_subquery()
     return or_(*_whose(person, func.coalesce(own, person), columns))
+
+
+def was_read(owner: str, columns: Columns) -> ColumnElement[bool]:
+    """Return what makes an event one of staff reading this person's conversation; it has an index of its own."""
+    is_reading = columns.event_type == events.CONVERSATION_READ_BY_STAFF.name
+    return and_(is_reading, columns.event_metadata["owner_id"].astext == owner)
 
 
 def _whose(person: str, address: Any, columns: Columns) -> tuple[ColumnElement[bool], ...]:

@@ -94,6 +94,14 @@ class AuditLog(db.Model):  # type: ignore[name-defined]
         Index(None, "stored_xid", "id"),
         Index(None, "ip_address", "created_at", postgresql_where=text("ip_address IS NOT NULL")),
         Index("ix_audit_logs_high_risk", "created_at", postgresql_where=text("risk_score >= 70")),
+        # What staff read, by whose conversation it was: usually next to nothing, too.
+        Index(
+            "ix_audit_logs_read_by_staff",
+            text("(event_metadata ->> 'owner_id')"),
+            "created_at",
+            "event_id",
+            postgresql_where=text("event_type = 'conversation_read_by_staff'"),
+        ),
         # What was stored long after it happened: replayed or brought along. Usually next to nothing.
         Index(
             "ix_audit_logs_late",

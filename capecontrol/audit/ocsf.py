@@ -91,6 +91,7 @@ _EVENTS: dict[str, Mapped] = {
     "conversation_unarchived": Mapped(API_ACTIVITY, 3),
     "conversation_deleted": Mapped(API_ACTIVITY, 4),
     "conversation_restored": Mapped(API_ACTIVITY, 3),
+    "conversation_read_by_staff": Mapped(API_ACTIVITY, 2),
     "ai_prompt_submitted": Mapped(API_ACTIVITY, 1),
     "ai_prompt_refused": Mapped(API_ACTIVITY, 1),
     "ai_response_generated": Mapped(API_ACTIVITY, 1),

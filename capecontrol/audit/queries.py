@@ -1,7 +1,7 @@
 """Reading the record: pages of events found by keyset and by index, and single events with all that is known."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlalchemy import Row, Select, func, select, text
@@ -10,6 +10,7 @@ from capecontrol import ids
 from capecontrol.audit import events, filtering, sentences
 from capecontrol.audit.event_details import EventDetail, Tell, detail_of, log, with_names
 from capecontrol.audit.filtering import Filters, Plan
+from capecontrol.audit.sentences import Happening
 from capecontrol.errors import NotFound
 from capecontrol.extensions import db
 from capecontrol.web.pagination import Position
@@ -17,6 +18,21 @@ from capecontrol.web.pagination import Position
 PAGE = 50
 MOST_COUNTED = 10_000
 """How far events are counted; beyond it there are "more than 10,000", which a person needs no more exactly."""
+
+# What an event says of whoever acted, when somebody else reads it.
+_NOBODY: dict[str, Any] = dict.fromkeys(
+    (
+        "person",
+        "user_id",
+        "actor_ref",
+        "user_email",
+        "user_role",
+        "ip_address",
+        "user_agent",
+        "session_id",
+        "request_id",
+    )
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +61,10 @@ def search_newer(filters: Filters, *, position: Position, limit: int = PAGE) -> 
 
 
 def list_own(person_id: str, *, position: Position | None = None, limit: int = PAGE) -> Page:
-    """Return what is recorded about one person, told to that person."""
-    filters = Filters(for_person=person_id)
-    return _page(filters, position, limit, is_towards_newer=False, tell=sentences.tell_oneself)
+    """Return what is recorded about one person, and what staff read of theirs, told to that person."""
+    filters = Filters(for_person=person_id, with_readings=True)
+    page = _page(filters, position, limit, is_towards_newer=False, tell=sentences.tell_oneself)
+    return replace(page, events=tuple(_without_others(event, person_id) for event in page.events))
 
 
 def get_event(reference: str, *, for_person: str | None = None) -> EventDetail:
@@ -105,6 +122,14 @@ def _page(filters: Filters, position: Position | None, limit: int, *, is_towards
         looked_back_to=None if is_towards_newer else scanned_to,
         looked_through=plan.window,
     )
+
+
+def _without_others(event: EventDetail, person_id: str) -> EventDetail:
+    """Return an event as somebody may see it: what staff did to them is told without who it was, and from where."""
+    if event.user_id == person_id:
+        return event
+    told = sentences.tell_concerned(Happening(event.event_type, event.success, who=None))
+    return replace(event, sentence=told, **_NOBODY)
 
 
 def _find(

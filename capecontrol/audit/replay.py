@@ -321,7 +321,7 @@ def _store_together(lines: list[_Line], done: Replayed) -> list[_Line]:
         left = [line for line in lines if outcomes.get(line.transaction_id or "") == "in progress"]
         rows = [_as_it_went(line, outcomes, counts) for line in lines if line not in left]
         if rows:
-            people = {row["user_id"] for row in rows if row["user_id"] is not None}
+            people = {person for row in rows for person in erasure.people_of(row)}
             there = set(connection.execute(_PEOPLE, {"ids": sorted(people)}).scalars()) if people else set()
             rows = erasure.as_erased(rows, connection)  # behind that lock, which an erasure takes too
             rows = [row | {"user_id": row["user_id"] if row["user_id"] in there else None} for row in rows]

@@ -26,13 +26,14 @@ class Happening:
 
 @dataclass(frozen=True, slots=True)
 class _Voice:
-    """The person of a sentence in its cases."""
+    """The person of a sentence in its cases. `is_at_readers` says that they acted on what is the reader's."""
 
     name: str
     object: str
     their: str
     was: str
     is_reader: bool
+    is_at_readers: bool = False
 
 
 def tell(happening: Happening) -> str:
@@ -44,6 +45,12 @@ def tell(happening: Happening) -> str:
 def tell_oneself(happening: Happening) -> str:
     """Return the event as a sentence to the person whose record it is in."""
     return _sentence(happening, _Voice("You", "you", "your", "were", is_reader=True))
+
+
+def tell_concerned(happening: Happening) -> str:
+    """Return what staff did as a sentence to the person whose it was. It names nobody."""
+    staff = _Voice("A member of staff", "a member of staff", "their", "was", is_reader=False, is_at_readers=True)
+    return _sentence(happening, staff)
 
 
 def worded_events() -> frozenset[str]:
@@ -115,6 +122,8 @@ _PLACES = {
     "operations_pages.outbox": "the outbox",
     "operations_pages.show_kept": "a mail of the outbox",
     "operations_pages.show_kept_html": "a mail of the outbox",
+    "staff_reading.ask_to_read": "the page on which staff read a conversation",
+    "staff_reading.read": "the page on which staff read a conversation",
     "conversation": "somebody else's conversation",
 }
 _LIMITS = {
@@ -206,6 +215,11 @@ def _rate_limit(happening: Happening, voice: _Voice) -> str:
     return f"{voice.name} {_LIMITS.get(limit, 'did something too often')}"
 
 
+def _read_by_staff(happening: Happening, voice: _Voice) -> str:
+    whose = "your" if voice.is_at_readers else "somebody else's"
+    return f"{voice.name} {'read' if happening.success else 'could not read'} {whose} conversation"
+
+
 def _prompt_submitted(happening: Happening, voice: _Voice) -> str:
     if not happening.success:
         return f"{voice.name} could not send a message"
@@ -294,6 +308,7 @@ _OTHERS: dict[str, Callable[[Happening, _Voice], str]] = {
     "role_changed": _role_changed,
     "access_denied": _access_denied,
     "rate_limit_exceeded": _rate_limit,
+    "conversation_read_by_staff": _read_by_staff,
     "ai_prompt_submitted": _prompt_submitted,
     "ai_prompt_refused": _prompt_refused,
     "ai_response_generated": _response_generated,

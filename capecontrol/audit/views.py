@@ -30,6 +30,7 @@ READY_MADE = (
     ("Access denied", "event:access_denied"),
     ("Slowed down by a limit", "event:rate_limit_exceeded"),
     ("Conversations deleted", "event:conversation_deleted"),
+    ("Conversations read by staff", "event:conversation_read_by_staff"),
 )
 SPANS = {1: "24 hours", 7: "7 days", 30: "30 days", 90: "90 days"}
 HOURS = {24: "24 hours", 72: "3 days", 168: "7 days"}

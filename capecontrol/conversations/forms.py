@@ -23,6 +23,12 @@ class PostForm(FlaskForm):
     idempotency_key = HiddenField()
 
 
+class ReasonForm(FlaskForm):
+    """Why staff want to read somebody's conversation."""
+
+    reason = TextAreaField("Why do you need to read it?", filters=[line_feeds])
+
+
 class RenameForm(FlaskForm):
     """Another title."""
 

@@ -147,7 +147,7 @@ def access_conversation(conversation_id: str, *, actor: Actor, for_update: bool 
 
     Raises NotFound when it does not exist or is somebody else's; the latter is recorded.
     """
-    if not _is_plausible_id(conversation_id):
+    if not is_plausible_id(conversation_id):
         raise NotFound
     query = (
         select(Conversation)
@@ -197,12 +197,18 @@ def list_latest_messages(
     Raises NotFound, Invalid.
     """
     conversation = access_conversation(conversation_id, actor=actor)
+    page = latest_messages_of(conversation, before=before, limit=limit)
+    db.session.commit()
+    return page
+
+
+def latest_messages_of(conversation: Conversation, *, before: str | None = None, limit: int = PAGE) -> MessagePage:
+    """Return the newest messages of a conversation that the caller has access to. Does not commit. Raises Invalid."""
     query = _messages_of(conversation.id)
     if before is not None:
         query = query.where(_place() < position_of(before, conversation.id, field="before"))
     newest_first = [column.desc() for column in _order()]
     found = db.session.scalars(query.order_by(*newest_first).limit(limit + 1)).all()
-    db.session.commit()
     shown = _what_fits(found, limit)[::-1]
     return MessagePage(conversation, shown, shown[0].id if len(found) > len(shown) else None)
 
@@ -241,7 +247,7 @@ def post_message(
 def position_of(message_id: str, conversation_id: str, *, field: str) -> tuple[datetime, str]:
     """Return where a message stands in its conversation. Raises Invalid, on `field`, when it is not in it."""
     found = None
-    if _is_plausible_id(message_id):
+    if is_plausible_id(message_id):
         found = db.session.execute(
             select(ConversationMessage.created_at, ConversationMessage.id).where(
                 ConversationMessage.id == message_id, ConversationMessage.conversation_id == conversation_id
@@ -281,6 +287,11 @@ def checked_title(text: str) -> str:
         return wording.checked_title(text)
     except ValueError as error:
         raise TitleRefused({"title": [str(error)]}) from None
+
+
+def is_plausible_id(text: str) -> bool:
+    """Say whether this can be an id at all: what PostgreSQL cannot even compare is nothing at this address."""
+    return 0 < len(text) <= _LONGEST_ID and text.isascii() and text.isprintable()
 
 
 def _insert(actor: Actor, title: str, key: str | None) -> Conversation | None:
@@ -425,8 +436,3 @@ def _place() -> ColumnElement[Any]:
 
 def _order() -> tuple[InstrumentedAttribute[datetime], InstrumentedAttribute[str]]:
     return (ConversationMessage.created_at, ConversationMessage.id)
-
-
-def _is_plausible_id(text: str) -> bool:
-    """Say whether this can be an id at all: what PostgreSQL cannot even compare is nothing at this address."""
-    return 0 < len(text) <= _LONGEST_ID and text.isascii() and text.isprintable()

@@ -8,9 +8,9 @@ from werkzeug.wrappers import Response
 
 from capecontrol import ids
 from capecontrol.audit.actor import Actor
-from capecontrol.auth.identity import login_required, signed_in
-from capecontrol.conversations import changes, service
-from capecontrol.conversations.forms import PostForm, RenameForm, StartForm
+from capecontrol.auth.identity import admin_required, login_required, signed_in
+from capecontrol.conversations import changes, service, staff_reading
+from capecontrol.conversations.forms import PostForm, ReasonForm, RenameForm, StartForm
 from capecontrol.conversations.schemas import MessageAnswer
 from capecontrol.errors import Conflict, DomainError, Invalid, RateLimited
 from capecontrol.web import rate_limits
@@ -18,6 +18,7 @@ from capecontrol.web.error_handlers import status_of
 from capecontrol.web.form_requests import take_key
 
 pages = Blueprint("conversations", __name__, url_prefix="/conversations")
+staff_pages = Blueprint("staff_reading", __name__, url_prefix="/admin/conversations")
 
 Page = str | tuple[str, int] | tuple[str, int, dict[str, str]]
 _STARTERS = ("What can the Guide do?", "Can I get a deleted conversation back?", "Who can read my conversations?")
@@ -122,6 +123,47 @@ def restore(conversation_id: str) -> Response:
     changes.restore(conversation_id, actor=signed_in())
     flash("Restored, with everything in it.", "success")
     return redirect(_address(conversation_id), code=303)
+
+
+@staff_pages.get("/<conversation_id>")
+@admin_required
+def ask_to_read(conversation_id: str) -> Response | Page:
+    """Ask why an administrator needs to read somebody's conversation, and show nothing of it."""
+    try:
+        staff_reading.check(conversation_id, actor=signed_in())
+    except staff_reading.OwnConversation:
+        return redirect(_address(conversation_id), code=303)
+    return _reason_page(ReasonForm(formdata=None), conversation_id)
+
+
+@staff_pages.post("/<conversation_id>")
+@admin_required
+def read(conversation_id: str) -> Response | Page:
+    """Show a conversation to an administrator who said why: once, and on record."""
+    form = ReasonForm()
+    try:
+        reading = staff_reading.read(
+            conversation_id, form.reason.data, actor=signed_in(), before=request.args.get("before") or None
+        )
+    except staff_reading.OwnConversation:
+        return redirect(_address(conversation_id), code=303)
+    except Invalid as refusal:
+        _explain(form, refusal)
+        return _reason_page(form, conversation_id), status_of(refusal)
+    older = url_for("staff_reading.ask_to_read", conversation_id=conversation_id, before=reading.next)
+    return render_template(
+        "conversations/read.html",
+        reading=reading,
+        conversation=reading.conversation,
+        messages=[MessageAnswer.of(message) for message in reading.messages],
+        older=older if reading.next else None,
+    )
+
+
+def _reason_page(form: ReasonForm, conversation_id: str) -> str:
+    before = request.args.get("before") or None
+    action = url_for("staff_reading.read", conversation_id=conversation_id, before=before)
+    return render_template("conversations/ask_to_read.html", form=form, action=action, is_further=before is not None)
 
 
 def _list_page(form: StartForm, *, actor: Actor) -> str:

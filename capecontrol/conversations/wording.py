@@ -1,4 +1,4 @@
-"""What may be said: the rules of messages and titles, and a title made from somebody's first words."""
+"""What may be said: the rules of messages, titles and reasons, and a title made from somebody's first words."""
 
 import re
 import unicodedata
@@ -7,6 +7,8 @@ from capecontrol.web.text_rules import many_lines, one_line
 
 LONGEST_MESSAGE = 32_000
 LONGEST_TITLE = 200
+SHORTEST_REASON = 10
+LONGEST_REASON = 500
 UNTITLED = "New conversation"
 
 _TITLE_LENGTH = 60
@@ -33,6 +35,19 @@ def checked_title(text: str) -> str:
     if not is_visible(title):
         raise ValueError("Give the conversation a title.")
     return title
+
+
+def checked_reason(text: str) -> str:
+    """Return why staff want to read a conversation, as one line. Raises ValueError.
+
+    10 to 500 characters: a ticket's number and a word about it fit, a single "why" does not.
+    """
+    reason = one_line(" ".join(text.split()), label="The reason", limit=LONGEST_REASON)
+    if not is_visible(reason):
+        raise ValueError("Say why you need to read this conversation.")
+    if len(reason) < SHORTEST_REASON:
+        raise ValueError(f"Say why in a few words: at least {SHORTEST_REASON} characters.")
+    return reason
 
 
 def title_from(message: str) -> str:

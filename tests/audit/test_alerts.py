@@ -344,16 +344,50 @@ def test_somebody_else_at_somebody_elses_conversation_does_not(
     assert watch() == 0
 
 
-def test_the_day_staff_can_read_conversations_the_rule_is_there(
-    watch: Watch, db_session: Session, admin: Person, person: Person
+def staff_read(session: Session, admin: Person, conversation_id: str, **columns: Any) -> AuditLog:
+    """Store that an administrator read a conversation, just now."""
+    read = {"event_type": alert_rules.STAFF_READING, "event_category": "admin", "event_metadata": {"owner_id": "x"}}
+    who = {"user_id": admin.id, "user_email": admin.email, "user_role": "admin", "subject_id": conversation_id}
+    return make_event(session, at=clock.now(), **read | who | columns)
+
+
+def test_staff_who_read_a_conversation_open_an_alert_about_each(
+    watch: Watch, db_session: Session, admin: Person
 ) -> None:
-    read = {"event_type": alert_rules.STAFF_READING, "user_id": admin.id, "user_email": admin.email}
-    make_event(db_session, at=clock.now(), subject_id="conversation-1", **read)
-    make_event(db_session, at=clock.now(), subject_id="conversation-1", **read)
-    make_event(db_session, at=clock.now(), subject_id="conversation-2", **read)
+    staff_read(db_session, admin, "conversation-1")
+    staff_read(db_session, admin, "conversation-1")
+    staff_read(db_session, admin, "conversation-2")
     assert watch() == 2
     sentences = {each["sentence"] for each in mails(db_session)[0].fields["alerts"]}
-    assert f"{admin.email} read somebody else's conversation 2 times" in sentences
+    assert sentences == {
+        f"{admin.email} read somebody else's conversation 2 times",
+        f"{admin.email} read somebody else's conversation once",
+    }
+
+
+def test_a_refused_try_beside_a_reading_does_not_hide_that_something_was_read(
+    watch: Watch, db_session: Session, admin: Person
+) -> None:
+    refused = {"event_type": "access_denied", "success": False, "event_metadata": {"wanted": "conversation"}}
+    staff_read(db_session, admin, "conversation-1")
+    staff_read(db_session, admin, "conversation-1", **refused)
+    assert watch() == 2
+    staff_read(db_session, admin, "conversation-1")
+    staff_read(db_session, admin, "conversation-1", **refused)
+    assert watch() == 0
+    told = {alert_rules.sentence(alert.kind, alert.label, alert.count, alert.details) for alert in found(db_session)}
+    assert told == {
+        f"{admin.email} read somebody else's conversation 2 times",
+        f"{admin.email} tried 2 times to open somebody else's conversation and was refused",
+    }
+
+
+def test_a_reading_that_was_refused_for_want_of_a_record_is_told_as_a_try(
+    watch: Watch, db_session: Session, admin: Person
+) -> None:
+    staff_read(db_session, admin, "conversation-1", success=False)
+    assert watch() == 1
+    assert [alert.details for alert in found(db_session)] == [{"was_refused": True}]
 
 
 # The record itself

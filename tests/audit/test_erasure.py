@@ -5,15 +5,17 @@ from pathlib import Path
 
 import pytest
 from flask import Flask
+from sqlalchemy.exc import OperationalError
 
 from capecontrol import ids
-from capecontrol.audit import erasure, events, recorder, replay, seals
+from capecontrol.audit import erasure, events, queries, recorder, replay, seals
 from capecontrol.audit.evidence import PERSONAL_FIELDS
+from capecontrol.conversations import service, staff_reading
 from capecontrol.errors import NotFound
 from capecontrol.extensions import db
 from tests.audit.chain import query, store_full_row
 from tests.audit.faults import act, away, spooled
-from tests.people import make_person
+from tests.people import Person, make_person
 
 PERSONAL = f"SELECT num_nonnulls({', '.join(PERSONAL_FIELDS)}, salt) FROM audit_logs"
 
@@ -152,6 +154,85 @@ def test_what_waited_when_somebody_was_erased_is_stored_without_anything_persona
     ]
     verified = committed_app.test_cli_runner().invoke(args=["audit", "verify"])
     assert verified.exit_code == 0, verified.output
+
+
+def read_conversation_of(app: Flask, owner: Person, *, by: Person) -> None:
+    """Let staff read something of somebody, for a reason that says more about them than it should."""
+    with app.app_context():
+        conversation = service.start(actor=owner.actor, title="Tides").conversation
+        staff_reading.read(conversation.id, f"{owner.name} is ill and asked us to look", actor=by.actor)
+
+
+def test_why_staff_read_a_conversation_is_erased_with_its_owner_and_that_they_did_stays(committed_app: Flask) -> None:
+    person, other = make_person(committed_app), make_person(committed_app)
+    admin = make_person(committed_app, role="admin")
+    for owner in (person, other):
+        read_conversation_of(committed_app, owner, by=admin)
+    with committed_app.app_context():
+        seals.seal()
+    pseudonymise(committed_app, person.id)
+    told = query(
+        committed_app,
+        "SELECT event_metadata->>'owner_id', user_id, event_description IS NULL, user_email IS NULL, salt IS NULL "
+        "FROM audit_logs WHERE event_type = 'conversation_read_by_staff' ORDER BY id",
+    )
+    assert told == [(person.id, admin.id, True, True, True), (other.id, admin.id, False, False, False)]
+    verified = committed_app.test_cli_runner().invoke(args=["audit", "verify"])
+    assert verified.exit_code == 0, verified.output
+    with committed_app.app_context():
+        (mine,) = (
+            each for each in queries.list_own(person.id).events if each.event_type.startswith("conversation_read")
+        )
+    assert (mine.sentence, mine.reason) == ("A member of staff read your conversation", None)
+
+
+def test_a_reading_that_waited_while_its_owner_was_erased_is_stored_without_the_reason(
+    committed_app: Flask, audit_spool: Path
+) -> None:
+    person, other = make_person(committed_app), make_person(committed_app)
+    admin = make_person(committed_app, role="admin")
+    with away(committed_app):
+        for owner in (person, other):
+            read_conversation_of(committed_app, owner, by=admin)
+    recorder.forget()
+    pseudonymise(committed_app, person.id)
+    with committed_app.app_context():
+        replay.replay()
+    told = query(
+        committed_app,
+        "SELECT event_metadata->>'owner_id', success, event_description, user_email, salt IS NULL FROM audit_logs "
+        "WHERE event_type = 'conversation_read_by_staff' ORDER BY event_id",
+    )
+    assert told == [
+        (person.id, True, None, None, True),
+        (other.id, True, f"{other.name} is ill and asked us to look", admin.email, False),
+    ]
+
+
+def test_nobody_reads_a_persons_conversation_while_they_are_erased(committed_app: Flask) -> None:
+    """Else a reason given in the same moment would stay."""
+    person, admin = make_person(committed_app), make_person(committed_app, role="admin")
+    refused: list[str | None] = []
+    with committed_app.app_context():
+        conversation_id = service.start(actor=person.actor, title="Tides").conversation.id
+
+    def read() -> None:
+        with committed_app.app_context():
+            try:
+                staff_reading.read(conversation_id, "Help desk ticket 7", actor=admin.actor)
+            except OperationalError as failure:
+                refused.append(getattr(failure.orig, "pgcode", None))
+
+    with committed_app.app_context():
+        db.session.execute(erasure._ACCOUNT, {"person": person.id})
+        thread = threading.Thread(target=read)
+        thread.start()
+        thread.join(30)
+        db.session.rollback()
+    assert refused == ["55P03"]
+    read()
+    readings = "SELECT event_description FROM audit_logs WHERE event_type = 'conversation_read_by_staff'"
+    assert query(committed_app, readings) == [("Help desk ticket 7",)]
 
 
 def test_nothing_is_stored_about_a_person_while_they_are_erased(committed_app: Flask, audit_spool: Path) -> None:

@@ -363,6 +363,8 @@ def test_a_page_is_one_statement_or_two(
         ({"person": "nobody-7"}, "ix_audit_logs_user_id_created_at_event_id"),
         ({"person": "nobody-7"}, "ix_audit_logs_without_account"),
         ({"for_person": "nobody-7"}, "ix_audit_logs_user_id_created_at_event_id"),
+        ({"for_person": "nobody-7", "with_readings": True}, "ix_audit_logs_user_id_created_at_event_id"),
+        ({"for_person": "nobody-7", "with_readings": True}, "ix_audit_logs_read_by_staff"),
         ({"outcome": "refused"}, "ix_audit_logs_refused"),
         ({"ip": "192.0.2.77"}, "ix_audit_logs_ip_address_created_at"),
     ],

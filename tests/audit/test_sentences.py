@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from capecontrol.audit import events, sentences
-from capecontrol.audit.sentences import Happening, tell, tell_oneself
+from capecontrol.audit.sentences import Happening, tell, tell_concerned, tell_oneself
 
 pytestmark = pytest.mark.guard
 
@@ -158,6 +158,16 @@ def test_every_event_reads_as_a_sentence_both_ways(name: str, success: bool) -> 
             "What was personal in 1 event of the audit log was erased",
         ),
         (
+            Happening("conversation_read_by_staff", True, "Ayanda", details={"owner_id": "x"}),
+            "Ayanda read somebody else's conversation",
+            "You read somebody else's conversation",
+        ),
+        (
+            Happening("conversation_read_by_staff", False, "Ayanda", details={"owner_id": "x"}),
+            "Ayanda could not read somebody else's conversation",
+            "You could not read somebody else's conversation",
+        ),
+        (
             Happening("ai_response_generated", True, "Sipho", False),
             "The assistant answered Sipho",
             "The assistant answered you",
@@ -167,6 +177,13 @@ def test_every_event_reads_as_a_sentence_both_ways(name: str, success: bool) -> 
 def test_how_they_read(happening: Happening, third: str, second: str) -> None:
     assert tell(happening) == third
     assert tell_oneself(happening) == second
+
+
+def test_what_staff_did_is_told_to_whose_it_was_without_a_name() -> None:
+    read = Happening("conversation_read_by_staff", True, "Ayanda", details={"owner_id": "x"})
+    assert tell_concerned(read) == "A member of staff read your conversation"
+    refused = Happening("conversation_read_by_staff", False, "Ayanda", details={"owner_id": "x"})
+    assert tell_concerned(refused) == "A member of staff could not read your conversation"
 
 
 @pytest.mark.parametrize(

@@ -87,6 +87,7 @@ def take_administrators_pictures(page: Page, server: LiveServer, shoot: walk.Sho
     shoot("audit-search")
     page.locator("a.events__link").first.click()
     shoot("audit-event")
+    walk.read_as_staff(page, server.url, shoot)
     for name, path in PAGES.items():
         page.goto(f"{server.url}{path}")
         shoot(name)

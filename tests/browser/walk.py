@@ -15,6 +15,7 @@ QUESTIONS = (
     "Who can read my conversations?",
     "What is the capital of Mongolia?",
 )
+REASON = "Help desk ticket 1085: the answer seems to be cut off"
 Shoot = Callable[[str], None]
 
 
@@ -120,3 +121,29 @@ def find_everything(page: Page, url: str, email: str, shoot: Shoot) -> None:
     for name in (*of_account, *of_conversation):
         expect(main.locator("td, dd, li, code, .event").get_by_text(name, exact=True).first).to_be_visible()
     shoot("audit-person")
+
+
+def read_as_staff(page: Page, url: str, shoot: Shoot) -> None:
+    """Read somebody's conversation as an administrator, forgetting the reason first; all of it by keyboard."""
+    page.goto(f"{url}/audit?q=event%3Aconversation_started")
+    page.locator("a.events__link").first.click()
+    link = page.get_by_role("link", name="Read this conversation")
+    expect(link).to_be_visible()
+    link.press("Enter")
+    expect(page.get_by_role("heading", name="Read somebody's conversation")).to_be_visible()
+    page.wait_for_load_state()
+    shoot("staff-reading-asked")
+    page.get_by_role("button", name="Record it and read").press("Enter")
+    summary = page.get_by_role("alert")
+    expect(summary).to_be_focused()
+    shoot("staff-reading-mistake")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    field = page.get_by_label("Why do you need to read it?")
+    expect(field).to_be_focused()
+    page.keyboard.type(REASON)
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    expect(page.get_by_text("You are reading this as staff.")).to_be_visible()
+    expect(page.locator(".message__author").first).not_to_have_text("You")
+    shoot("staff-reading")
