@@ -9,7 +9,7 @@ from werkzeug.wrappers import Response
 from capecontrol import ids
 from capecontrol.audit.actor import Actor
 from capecontrol.auth.identity import login_required, signed_in
-from capecontrol.conversations import changes, service
+from capecontrol.conversations import changes, reading, service
 from capecontrol.conversations.forms import PostForm, RenameForm, StartForm
 from capecontrol.conversations.schemas import MessageAnswer
 from capecontrol.errors import Conflict, DomainError, Invalid, RateLimited
@@ -126,9 +126,9 @@ def restore(conversation_id: str) -> Response:
 
 def _list_page(form: StartForm, *, actor: Actor) -> str:
     shelf = request.args.get("shelf", "active")
-    if shelf not in service.SHELVES:
+    if shelf not in reading.SHELVES:
         shelf = "active"
-    page = service.list_conversations(actor=actor, status=shelf, cursor=request.args.get("cursor"))
+    page = reading.list_conversations(actor=actor, status=shelf, cursor=request.args.get("cursor"))
     form.idempotency_key.data = form.idempotency_key.data or ids.new_id()
     return render_template(
         "conversations/list_all.html",
@@ -149,12 +149,12 @@ def _conversation_page(
     post_form: PostForm | None = None,
     rename_form: RenameForm | None = None,
 ) -> str:
-    page = service.list_latest_messages(conversation_id, actor=actor, before=before or None)
+    page = reading.list_latest_messages(conversation_id, actor=actor, before=before or None)
     # A form that was not posted must not take up the fields of the one that was.
     post_form = post_form or PostForm(formdata=None)
     rename_form = rename_form or RenameForm(formdata=None)
     post_form.idempotency_key.data = post_form.idempotency_key.data or ids.new_id()
-    unfinished = [index for index, message in enumerate(page.messages) if message.status in service.UNFINISHED]
+    unfinished = [index for index, message in enumerate(page.messages) if message.status in reading.UNFINISHED]
     settled = page.messages[: unfinished[0]] if unfinished else page.messages
     return render_template(
         "conversations/show.html",
