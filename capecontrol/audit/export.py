@@ -190,7 +190,7 @@ def _told_of(wanted: Wanted) -> tuple[dict[str, str], str | None]:
     account = db.session.scalar(select(people.c.id).where(is_theirs).limit(1))
     if account is not None:
         return wanted.filters | {"person": account}, None
-    return wanted.filters | {"person": NO_ACCOUNT}, f"An export of the audit log: only the events of {person}."
+    return wanted.filters | {"person": NO_ACCOUNT}, events.ONLY_EVENTS_OF % person
 
 
 def _record_end(details: dict[str, Any], error: str | None, *, actor: Actor | None) -> None:
