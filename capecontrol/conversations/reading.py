@@ -150,6 +150,7 @@ def _what_fits(messages: Sequence[ConversationMessage], limit: int) -> Sequence[
 
 
 def messages_of(conversation_id: str) -> Select[ConversationMessage]:
+    """Return the question for a conversation's messages, as they are in the database and not in the session."""
     return (
         select(ConversationMessage)
         .where(ConversationMessage.conversation_id == conversation_id)
@@ -162,6 +163,7 @@ def _place() -> ColumnElement[Any]:
 
 
 def order() -> tuple[InstrumentedAttribute[datetime], InstrumentedAttribute[str]]:
+    """Return the columns by which messages follow one another."""
     return (ConversationMessage.created_at, ConversationMessage.id)
 
 
