@@ -139,16 +139,6 @@ def position_of(message_id: str, conversation_id: str, *, field: str) -> tuple[d
     return (found.created_at, found.id)
 
 
-def _what_fits(messages: Sequence[ConversationMessage], limit: int) -> Sequence[ConversationMessage]:
-    """Return the first messages, as many as a page holds: `limit`, or fewer when they are long, but one at least."""
-    characters = 0
-    for count, message in enumerate(messages[:limit]):
-        characters += len(message.content)
-        if count and characters > PAGE_CHARACTERS:
-            return messages[:count]
-    return messages[:limit]
-
-
 def messages_of(conversation_id: str) -> Select[ConversationMessage]:
     """Return the question for a conversation's messages, as they are in the database and not in the session."""
     return (
@@ -156,10 +146,6 @@ def messages_of(conversation_id: str) -> Select[ConversationMessage]:
         .where(ConversationMessage.conversation_id == conversation_id)
         .execution_options(populate_existing=True)
     )
-
-
-def _place() -> ColumnElement[Any]:
-    return tuple_(ConversationMessage.created_at, ConversationMessage.id)
 
 
 def order() -> tuple[InstrumentedAttribute[datetime], InstrumentedAttribute[str]]:
@@ -170,3 +156,17 @@ def order() -> tuple[InstrumentedAttribute[datetime], InstrumentedAttribute[str]
 def is_plausible_id(text: str) -> bool:
     """Say whether this can be an id at all: what PostgreSQL cannot even compare is nothing at this address."""
     return 0 < len(text) <= _LONGEST_ID and text.isascii() and text.isprintable()
+
+
+def _what_fits(messages: Sequence[ConversationMessage], limit: int) -> Sequence[ConversationMessage]:
+    """Return the first messages, as many as a page holds: `limit`, or fewer when they are long, but one at least."""
+    characters = 0
+    for count, message in enumerate(messages[:limit]):
+        characters += len(message.content)
+        if count and characters > PAGE_CHARACTERS:
+            return messages[:count]
+    return messages[:limit]
+
+
+def _place() -> ColumnElement[Any]:
+    return tuple_(ConversationMessage.created_at, ConversationMessage.id)
