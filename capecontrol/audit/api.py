@@ -4,6 +4,8 @@ from flask import Blueprint, Response, current_app, jsonify, request
 
 from capecontrol.audit import events, export, filtering, people, queries, security, statistics
 from capecontrol.audit.event_details import EventDetail
+from capecontrol.audit.export_formats import FORMATS
+from capecontrol.audit.export_rows import Wanted
 from capecontrol.audit.filtering import Filters
 from capecontrol.audit.schemas import (
     EventTypesAnswer,
@@ -175,7 +177,7 @@ def list_event_types() -> Response:
 def export_logs() -> Response:
     """A2."""
     query = read_query(ExportQuery)
-    wanted = export.Wanted.of(
+    wanted = Wanted.of(
         query.format,
         start=query.start_date,
         end=query.end_date,
@@ -184,11 +186,11 @@ def export_logs() -> Response:
         success=query.success_only,
     )
     if request.method == "HEAD":
-        return Response(content_type=export.FORMATS[wanted.format])  # nothing leaves, so nothing is recorded
+        return Response(content_type=FORMATS[wanted.format])  # nothing leaves, so nothing is recorded
     app = current_app._get_current_object()  # type: ignore[attr-defined]
     begun = export.begin(wanted, actor=signed_in(), scope=app.app_context, give_back=streams.take_file_place())
     return streams.attachment(
-        begun.chunks(), close=begun.close, content_type=export.FORMATS[wanted.format], filename=wanted.filename
+        begun.chunks(), close=begun.close, content_type=FORMATS[wanted.format], filename=wanted.filename
     )
 
 

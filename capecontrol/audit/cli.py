@@ -17,6 +17,8 @@ from capecontrol.audit import delivery, erasure, evidence, hours, offline, reten
 from capecontrol.audit import export as exporting
 from capecontrol.audit import replay as replaying
 from capecontrol.audit.evidence import Unreadable
+from capecontrol.audit.export_formats import FORMATS, Format
+from capecontrol.audit.export_rows import Wanted
 from capecontrol.audit.findings import Report
 from capecontrol.audit.replay import Replayed
 from capecontrol.audit.schemas import ExportQuery
@@ -121,9 +123,7 @@ def prove(event: str) -> None:
 
 
 @audit.command("export")
-@click.option(
-    "--format", "file_format", type=click.Choice(list(exporting.FORMATS)), default="ndjson", show_default=True
-)
+@click.option("--format", "file_format", type=click.Choice(list(FORMATS)), default="ndjson", show_default=True)
 @click.option("--start", metavar="DAY", help="From this day or moment on, such as 2026-11-24.")
 @click.option("--end", metavar="DAY", help="Until this day or moment, itself included.")
 @click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="A file; standard output by default.")
@@ -136,7 +136,7 @@ def prove(event: str) -> None:
 )
 @click.option("--seals", "is_chain", is_flag=True, help="The public keys and the chain of seals instead of events.")
 def export(
-    file_format: exporting.Format,
+    file_format: Format,
     start: str | None,
     end: str | None,
     output: Path | None,
@@ -154,7 +154,7 @@ def export(
     try:
         fields = {"format": file_format, "start_date": start, "end_date": end}
         query = check_shape(ExportQuery, {name: value for name, value in fields.items() if value})
-        wanted = exporting.Wanted.of(query.format, start=query.start_date, end=query.end_date)
+        wanted = Wanted.of(query.format, start=query.start_date, end=query.end_date)
         wanted = replace(wanted, is_sealed=is_sealed, is_chain=is_chain)
         begun = exporting.begin(wanted, actor=None, scope=nullcontext)
     except DomainError as refusal:

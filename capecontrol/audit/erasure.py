@@ -1,6 +1,7 @@
 """Erasing what is personal about somebody in the record, while the events and every proof over them stay."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -21,16 +22,22 @@ _ACCOUNT = text("SELECT id FROM users_v2 WHERE id = :person FOR UPDATE")
 _OF_AN_ACCOUNT = "user_id = :person"
 _OF_ONE_THAT_IS_GONE = "user_id IS NULL AND actor_ref = :person"
 # Theirs; or nobody's, by an address their own events or their account carry: tries to sign in, to register again; or
-# of staff who read a conversation of theirs, since the reason they gave may say anything about its owner.
+# of staff who read a conversation of theirs, since the reason they gave may say anything about its owner, or who
+# asked for that address.
 _ROWS = (
     "WITH theirs AS MATERIALIZED ("
-    "SELECT id, lower(user_email) AS address FROM audit_logs WHERE salt IS NOT NULL AND {theirs}) "
+    "SELECT id, lower(user_email) AS address FROM audit_logs WHERE salt IS NOT NULL AND {theirs}), "
+    "known AS MATERIALIZED ("
+    "SELECT address FROM theirs WHERE address IS NOT NULL UNION SELECT lower(email) FROM users_v2 WHERE id = :person) "
     "SELECT id FROM theirs UNION "
-    "SELECT id FROM audit_logs WHERE salt IS NOT NULL AND user_id IS NULL AND lower(user_email) IN "
-    "(SELECT address FROM theirs UNION SELECT lower(email) FROM users_v2 WHERE id = :person) UNION "
+    "SELECT id FROM audit_logs WHERE salt IS NOT NULL AND user_id IS NULL "
+    "AND lower(user_email) IN (SELECT address FROM known) UNION "
     "SELECT id FROM audit_logs WHERE salt IS NOT NULL AND event_type = 'conversation_read_by_staff' "
-    "AND event_metadata ->> 'owner_id' = :person ORDER BY id"
+    "AND event_metadata ->> 'owner_id' = :person UNION "
+    "SELECT id FROM audit_logs WHERE salt IS NOT NULL AND event_type = :export "
+    "AND lower(event_description) IN (SELECT lower(format(:only_events_of, address)) FROM known) ORDER BY id"
 )
+_ONLY_EVENTS_OF = re.compile(re.escape(events.ONLY_EVENTS_OF).replace("%s", "(.*)"))
 _ERASURES = text(
     "SELECT subject_id, lower(email) AS address, max(audit_logs.created_at) AS at "
     "FROM audit_logs LEFT JOIN users_v2 ON users_v2.id = subject_id "
@@ -48,7 +55,8 @@ def pseudonymise(person_id: str, *, actor: Actor | None) -> int:
     """
     has_account = db.session.scalar(_ACCOUNT, {"person": person_id}) is not None
     theirs = _OF_AN_ACCOUNT if has_account else _OF_ONE_THAT_IS_GONE
-    row_ids = list(db.session.scalars(text(_ROWS.format(theirs=theirs)), {"person": person_id}))
+    wanted = {"person": person_id, "export": events.DATA_EXPORT.name, "only_events_of": events.ONLY_EVENTS_OF}
+    row_ids = list(db.session.scalars(text(_ROWS.format(theirs=theirs)), wanted))
     if not (has_account or row_ids):
         db.session.rollback()
         raise NotFound("There is no account of this id, and no event of one that still holds anything personal.")
@@ -72,18 +80,18 @@ def pseudonymise(person_id: str, *, actor: Actor | None) -> int:
 
 def as_erased(rows: Sequence[dict[str, Any]], connection: Connection) -> list[dict[str, Any]]:
     """Return events that are stored late, without what is personal in those of somebody who was erased meanwhile."""
-    known = [(people_of(row), _address_of(row)) for row in rows]
+    known = [(people_of(row), _addresses_of(row)) for row in rows]
     wanted = {
         "kind": events.AUDIT_PSEUDONYMISED.name,
         "people": sorted({person for people, _ in known for person in people}),
-        "addresses": sorted({address for people, address in known if address and not people}),
+        "addresses": sorted({address for _, addresses in known for address in addresses}),
     }
     erased_at: dict[str, datetime] = {}
     for person_id, address, at in connection.execute(_ERASURES, wanted):
         erased_at |= {person_id: at} | ({address: at} if address else {})
     return [
-        row | _ERASED if any(_happened_by(row, erased_at.get(each)) for each in people or {address or ""}) else row
-        for row, (people, address) in zip(rows, known, strict=True)
+        row | _ERASED if any(_happened_by(row, erased_at.get(each)) for each in people | addresses) else row
+        for row, (people, addresses) in zip(rows, known, strict=True)
     ]
 
 
@@ -95,9 +103,12 @@ def people_of(row: Mapping[str, Any]) -> set[str]:
     return {person for person in people if isinstance(person, str)}
 
 
-def _address_of(row: Mapping[str, Any]) -> str | None:
-    email = row.get("user_email")
-    return email.lower() if isinstance(email, str) else None
+def _addresses_of(row: Mapping[str, Any]) -> set[str]:
+    """Return the addresses by which an event that is stored late is about somebody: nobody's, or one asked for."""
+    named = [] if people_of(row) else [row.get("user_email")]
+    if row["event_type"] == events.DATA_EXPORT.name:
+        named += _ONLY_EVENTS_OF.findall(str(row.get("event_description")))
+    return {address.lower() for address in named if isinstance(address, str)}
 
 
 def _happened_by(row: Mapping[str, Any], moment: datetime | None) -> bool:

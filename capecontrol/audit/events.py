@@ -120,6 +120,9 @@ AUDIT_PSEUDONYMISED = _event("audit_pseudonymised", "admin", "rows", level="warn
 DATA_EXPORT = _event(
     "data_export", "data", "what", "export_id", "format", "filters", "events", level="warning", durability="must"
 )
+ONLY_EVENTS_OF = "An export of the audit log: only the events of %s."
+"""What such an export's description says of an address that has no account; erasure finds it by these words."""
+
 DATA_EXPORT_ENDED = _event("data_export_ended", "data", "export_id", "format", "events", "bytes")
 
 # Filling a database for show.

@@ -12,6 +12,8 @@ from werkzeug.wrappers import Response
 from capecontrol import clock
 from capecontrol.audit import charts, neighbours, people, queries, query_language, security, statistics
 from capecontrol.audit import export as exporting
+from capecontrol.audit.export_formats import FORMATS
+from capecontrol.audit.export_rows import Wanted
 from capecontrol.audit.forms import ExportForm, FilterForm, fields_of
 from capecontrol.audit.queries import Page
 from capecontrol.audit.query_language import Query
@@ -101,7 +103,7 @@ def download() -> Response | tuple[str, int]:
     form = ExportForm(request.form, event_types=event_types)
     if not form.validate():
         return _export_page(form, event_types), 422
-    wanted = exporting.Wanted.of(
+    wanted = Wanted.of(
         form.format.data,
         start=form.after.data,
         end=form.before.data,
@@ -112,7 +114,7 @@ def download() -> Response | tuple[str, int]:
     app = current_app._get_current_object()  # type: ignore[attr-defined]
     begun = exporting.begin(wanted, actor=signed_in(), scope=app.app_context, give_back=streams.take_file_place())
     return streams.attachment(
-        begun.chunks(), close=begun.close, content_type=exporting.FORMATS[wanted.format], filename=wanted.filename
+        begun.chunks(), close=begun.close, content_type=FORMATS[wanted.format], filename=wanted.filename
     )
 
 

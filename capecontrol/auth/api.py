@@ -302,9 +302,9 @@ def _register(method: str, shape: type[RegistrationAnswer], waiting_shape: type[
     application = registration.Application(
         email=body.email,
         password=body.password,
-        full_name=body.full_name,
-        user_role=body.user_role,
-        company_name=body.company_name,
+        full_name=body.name_given,
+        user_role=body.role_given,
+        company_name=body.company_given,
         terms_source=body.terms_source,
         profile=body.profile,
     )

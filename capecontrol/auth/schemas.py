@@ -11,6 +11,7 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationInfo,
+    WithJsonSchema,
     computed_field,
     model_validator,
 )
@@ -18,6 +19,8 @@ from pydantic import (
 from capecontrol.web.text_rules import many_lines, one_line, spoken
 
 ROLES = ("customer", "client", "developer")
+NAMES = ("full_name", "firstName", "lastName")
+LONGEST_NAME = 200
 LONGEST_LINE = 1000
 LONGEST_TEXT = 8000
 LONGEST_PASSWORD_READ = 4096
@@ -34,13 +37,6 @@ def _one_line(value: str | None, info: ValidationInfo) -> str | None:
     return one_line(value, label=_label(info), limit=LONGEST_LINE)
 
 
-def _required_line(value: str, info: ValidationInfo) -> str:
-    line = _one_line(value, info) or ""
-    if not line:
-        raise ValueError(f"{_label(info)} is required.")
-    return line
-
-
 def _many_lines(value: str, info: ValidationInfo) -> str:
     return many_lines(value, label=_label(info), limit=LONGEST_TEXT)
 
@@ -55,29 +51,46 @@ def _accepted(value: bool | None) -> bool | None:
     return value
 
 
-RequiredLine = Annotated[str, AfterValidator(_required_line)]
 OptionalLine = Annotated[str | None, BeforeValidator(_blank_is_absent), AfterValidator(_one_line)]
 """Text that may be absent; empty strings and null mean absent."""
 Written = Annotated[str, AfterValidator(_many_lines)]
 """Text as somebody wrote it, in one line or many."""
 
 
+def _name(value: str | None, info: ValidationInfo) -> str | None:
+    line = _one_line(value, info)
+    if line == "":
+        raise ValueError(f"{_label(info)} is required.")
+    return line
+
+
+def _behind_the_first(value: str | None, info: ValidationInfo) -> str | None:
+    if value is not None and len(f"{info.data.get('firstName') or ''} {value}".strip()) > LONGEST_NAME:
+        raise ValueError(f"First and last name together are too long: at most {LONGEST_NAME} characters.")
+    return value
+
+
+def _role(value: Any) -> Any:
+    if value == "":
+        return None
+    return "client" if value == "customer" else value
+
+
+Name = Annotated[str | None, AfterValidator(_name)]
+"""A name, or None where the caller calls it something else; `RegistrationBody` sees to it that there is one."""
+Role = Annotated[
+    Literal["client", "developer"] | None,
+    BeforeValidator(_role),
+    WithJsonSchema({"anyOf": [{"enum": [*ROLES, ""]}, {"type": "null"}]}),
+]
+
+
 def _describe_both_vocabularies(schema: dict[str, Any]) -> None:
-    """Add the browser client's names to a registration's schema, and that either kind of name will do."""
+    """Add the other names of the terms, and that any of the names of a person will do."""
     fields = schema["properties"]
-    name = {"anyOf": [{"type": "string", "maxLength": fields["full_name"]["maxLength"]}, {"type": "null"}]}
-    role = {"anyOf": [{"enum": [*ROLES, ""]}, {"type": "null"}]}
-    fields |= {
-        "firstName": {**name, "description": "With `lastName`, in the place of `full_name`."},
-        "lastName": {**name, "description": "With `firstName`, in the place of `full_name`."},
-        "user_role": {**role, "description": "`customer` means `client`, as absence does."},
-        "role": {**role, "description": "The same as `user_role`, which goes before it."},
-        "company": {**fields["company_name"], "description": "The same as `company_name`, which goes before it."},
-        "termsAccepted": {**fields["tos_accepted"], "description": "The same as `tos_accepted`."},
-        "terms": {**fields["tos_accepted"], "description": "The same as `tos_accepted`."},
-    }
-    schema["required"] = [field for field in schema["required"] if field != "full_name"]
-    schema["anyOf"] = [{"required": [field]} for field in ("full_name", "firstName", "lastName")]
+    for name in ("termsAccepted", "terms"):
+        fields[name] = {**fields["tos_accepted"], "description": "The same as `tos_accepted`."}
+    schema["anyOf"] = [{"required": [name]} for name in NAMES]
 
 
 class EmailQuery(BaseModel):
@@ -99,9 +112,19 @@ class RegistrationBody(BaseModel):
 
     email: str = Field(max_length=1000)
     password: str = Field(max_length=LONGEST_PASSWORD_READ)
-    full_name: RequiredLine = Field(max_length=200)
-    user_role: Literal["client", "developer"] = "client"
+    full_name: Name = Field(default=None, max_length=LONGEST_NAME)
+    firstName: Name = Field(  # noqa: N815 -- the browser client's names
+        default=None, max_length=LONGEST_NAME, description="With `lastName`, in the place of `full_name`."
+    )
+    lastName: Annotated[Name, AfterValidator(_behind_the_first)] = Field(  # noqa: N815
+        default=None, max_length=LONGEST_NAME, description="With `firstName`, in the place of `full_name`."
+    )
+    user_role: Role = Field(default=None, description="`customer` means `client`, as absence does.")
+    role: Role = Field(default=None, description="The same as `user_role`, which goes before it.")
     company_name: OptionalLine = Field(default=None, max_length=255)
+    company: OptionalLine = Field(
+        default=None, max_length=255, description="The same as `company_name`, which goes before it."
+    )
     industry: OptionalLine = Field(default=None, max_length=255)
     project_budget: OptionalLine = Field(default=None, max_length=255)
     skills: OptionalLine = Field(default=None, max_length=1000)
@@ -116,21 +139,31 @@ class RegistrationBody(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _one_vocabulary(cls, data: Any) -> Any:
-        """Fold the browser client's names into ours; `customer` means `client`."""
+    def _one_name(cls, data: Any) -> Any:
+        """Keep the name in one piece or, where it is absent, in two; one that is missing is so in the caller's word."""
         if not isinstance(data, dict):
             return data
-        data = dict(data)
-        if data.get("full_name") is None and not data.keys().isdisjoint(("firstName", "lastName")):
-            data["full_name"] = _joined_name(data.get("firstName"), data.get("lastName"))
-        roles = [role for role in (data.pop("user_role", None), data.get("role")) if role not in (None, "")]
-        if roles:
-            refused = [role for role in roles if role not in ROLES]  # in either key: nothing hides behind the other
-            chosen = [*refused, *roles][0]
-            data["user_role"] = "client" if chosen == "customer" else chosen
-        if data.get("company_name") is None and "company" in data:
-            data["company_name"] = data["company"]
-        return data
+        told = {name: data[name] for name in NAMES if name in data}
+        given = {name: value for name, value in told.items() if _blank_is_absent(value) is not None}
+        if "full_name" in given or not given:
+            first = next(iter(given or told), "full_name")
+            given = {first: given.get(first, "")}
+        return {name: value for name, value in data.items() if name not in NAMES} | given
+
+    @property
+    def name_given(self) -> str:
+        """The person's name, in one piece."""
+        return self.full_name or " ".join(part for part in (self.firstName, self.lastName) if part)
+
+    @property
+    def role_given(self) -> str:
+        """What the account is for."""
+        return self.user_role or self.role or "client"
+
+    @property
+    def company_given(self) -> str | None:
+        """The company, if there is one."""
+        return self.company_name or self.company
 
     @property
     def profile(self) -> dict[str, str]:
@@ -313,12 +346,3 @@ class ProfileAnswer(BaseModel):
     success: bool = True
     message: str
     profile: dict[str, Any]
-
-
-def _joined_name(*names: Any) -> Any:
-    """Return the parts as one name, or the first that is not text, for the field's own check to refuse."""
-    given = [name for name in names if name is not None]
-    return next(
-        (name for name in given if not isinstance(name, str)),
-        " ".join(name.strip() for name in given if isinstance(name, str) and name.strip()),
-    )

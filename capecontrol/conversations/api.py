@@ -5,7 +5,7 @@ from typing import Any
 from flask import Blueprint, Response, current_app, g, jsonify, request
 
 from capecontrol.auth.identity import login_required, signed_in
-from capecontrol.conversations import changes, events, service
+from capecontrol.conversations import changes, events, reading, service
 from capecontrol.conversations.schemas import (
     ChangeBody,
     ConversationAnswer,
@@ -36,7 +36,7 @@ endpoints = Blueprint("conversations_api", __name__, url_prefix="/api/conversati
 def list_all() -> Response:
     """C1."""
     query = read_query(ListQuery)
-    page = service.list_conversations(actor=signed_in(), status=query.status, cursor=query.cursor, limit=query.limit)
+    page = reading.list_conversations(actor=signed_in(), status=query.status, cursor=query.cursor, limit=query.limit)
     return _json(
         ConversationsAnswer(
             conversations=[ConversationAnswer.of(conversation) for conversation in page.conversations],
@@ -66,7 +66,7 @@ def start() -> tuple[Response, int]:
 @describes("A conversation of mine.", answers={200: ConversationAnswer})
 def show(conversation_id: str) -> Response:
     """C1."""
-    return _json(ConversationAnswer.of(service.get_conversation(conversation_id, actor=signed_in())))
+    return _json(ConversationAnswer.of(reading.get_conversation(conversation_id, actor=signed_in())))
 
 
 @endpoints.patch("/<conversation_id>")
@@ -98,7 +98,7 @@ def delete(conversation_id: str) -> tuple[str, int]:
 def list_messages(conversation_id: str) -> Response:
     """C2."""
     query = read_query(MessagesQuery)
-    page = service.list_messages(conversation_id, actor=signed_in(), after=query.after, limit=query.limit)
+    page = reading.list_messages(conversation_id, actor=signed_in(), after=query.after, limit=query.limit)
     return _json(MessagesAnswer(messages=[MessageAnswer.of(message) for message in page.messages], next=page.next))
 
 

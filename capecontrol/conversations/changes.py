@@ -13,12 +13,8 @@ from capecontrol.audit.actor import Actor
 from capecontrol.audit.events import Event
 from capecontrol.audit.recorder import record
 from capecontrol.conversations.models import Conversation
-from capecontrol.conversations.service import (
-    ConversationDeleted,
-    access_conversation,
-    checked_title,
-    refusals_recorded,
-)
+from capecontrol.conversations.reading import access_conversation
+from capecontrol.conversations.service import ConversationDeleted, checked_title, refusals_recorded
 from capecontrol.extensions import db
 
 _MOVED = {"active": events.CONVERSATION_UNARCHIVED, "archived": events.CONVERSATION_ARCHIVED}

@@ -18,8 +18,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from capecontrol import clock
 from capecontrol.audit.actor import Actor
 from capecontrol.conversations.models import ConversationMessage
+from capecontrol.conversations.reading import UNFINISHED, access_conversation, position_of
 from capecontrol.conversations.schemas import MessageAnswer
-from capecontrol.conversations.service import UNFINISHED, access_conversation, position_of
 from capecontrol.extensions import db
 
 LOOK_EVERY_SECONDS = 0.3

@@ -13,7 +13,8 @@ from capecontrol.audit.recorder import record, record_failure
 from capecontrol.auth.models import User
 from capecontrol.conversations.assistants import Reply, connected_provider
 from capecontrol.conversations.models import Conversation, ConversationMessage
-from capecontrol.conversations.service import MAKE_REPLY, UNFINISHED, defer_reply
+from capecontrol.conversations.reading import UNFINISHED
+from capecontrol.conversations.service import MAKE_REPLY, defer_reply
 from capecontrol.extensions import db
 from capecontrol.job_queue import without_job
 

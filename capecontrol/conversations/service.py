@@ -1,18 +1,16 @@
-"""What a person does with conversations: start, read, post. What changes in one afterwards is in changes.py.
+"""What a person says: starting a conversation, and posting a message to which a reply is on its way.
 
-Each command is one commit with its audit events. An id becomes a conversation only by way of its owner.
+Each command is one commit with its audit events. What changes in a conversation afterwards is in changes.py.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime, timedelta
-from typing import Any
+from datetime import timedelta
 
 from procrastinate.exceptions import ConnectorException
-from sqlalchemy import ColumnElement, Select, select, tuple_
+from sqlalchemy import select
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.orm import InstrumentedAttribute
 
 from capecontrol import clock, ids
 from capecontrol.audit import events
@@ -21,22 +19,13 @@ from capecontrol.audit.events import Event
 from capecontrol.audit.recorder import failures_recorded, record, record_failure
 from capecontrol.conversations import wording
 from capecontrol.conversations.models import Conversation, ConversationMessage
-from capecontrol.errors import Conflict, Invalid, NotFound
+from capecontrol.conversations.reading import access_conversation, messages_of, order, position_of
+from capecontrol.errors import Conflict, Invalid
 from capecontrol.extensions import db, jobs
-from capecontrol.web import pagination
-
-SHELVES = ("active", "archived", "deleted")
-UNFINISHED = ("queued", "streaming")
-"""What a reply is while it is still to come."""
-
-PAGE = 50
-PAGE_CHARACTERS = 100_000
-"""A page of messages ends early at this many, because drawing markdown takes time: up to half a second for 32,000."""
 
 MAKE_REPLY = "conversations.make_reply"
 REPLIES = "replies"
 
-_LONGEST_ID = 200
 _TICK = timedelta(microseconds=1)
 
 
@@ -86,23 +75,6 @@ class Started:
     reply: ConversationMessage | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ConversationPage:
-    """Conversations, the ones used last first; `next` is the cursor of the page after, if there is one."""
-
-    conversations: Sequence[Conversation]
-    next: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class MessagePage:
-    """Messages of a conversation, oldest first; `next` is the id from which the reading goes on, if it does."""
-
-    conversation: Conversation
-    messages: Sequence[ConversationMessage]
-    next: str | None
-
-
 def start(
     *, actor: Actor, title: str | None = None, content: str | None = None, idempotency_key: str | None = None
 ) -> Started:
@@ -124,93 +96,6 @@ def start(
         posted = _append(conversation, content, actor=actor, parent_id=None, key=key) if content else None
         db.session.commit()
     return Started(conversation, posted.message, posted.reply) if posted else Started(conversation)
-
-
-def list_conversations(
-    *, actor: Actor, status: str = "active", cursor: str | None = None, limit: int = PAGE
-) -> ConversationPage:
-    """Return one shelf of the person's conversations. Raises Invalid for a cursor this list did not give out."""
-    query = select(Conversation).where(Conversation.user_id == actor.id, Conversation.status == status)
-    position = pagination.decode(cursor)
-    if position is not None:
-        query = query.where(tuple_(Conversation.updated_at, Conversation.id) < (position.at, position.id))
-    query = query.order_by(Conversation.updated_at.desc(), Conversation.id.desc()).limit(limit + 1)
-    found = db.session.scalars(query).all()
-    db.session.commit()
-    shown = found[:limit]
-    following = pagination.encode(shown[-1].updated_at, shown[-1].id) if len(found) > limit else None
-    return ConversationPage(shown, following)
-
-
-def access_conversation(conversation_id: str, *, actor: Actor, for_update: bool = False) -> Conversation:
-    """Return the person's conversation, locked until the commit when it is to change.
-
-    Raises NotFound when it does not exist or is somebody else's; the latter is recorded.
-    """
-    if not is_plausible_id(conversation_id):
-        raise NotFound
-    query = (
-        select(Conversation)
-        .where(Conversation.id == conversation_id, Conversation.user_id == actor.id)
-        .execution_options(populate_existing=True)
-    )
-    conversation = db.session.scalar(query.with_for_update(key_share=True) if for_update else query)
-    if conversation is not None:
-        return conversation
-    is_somebody_elses = db.session.scalar(select(Conversation.id).where(Conversation.id == conversation_id))
-    db.session.rollback()
-    if is_somebody_elses:
-        record_failure(
-            events.ACCESS_DENIED,
-            actor=actor,
-            error="The conversation belongs to somebody else.",
-            details={"wanted": "conversation"},
-            subject_id=conversation_id,
-        )
-    raise NotFound
-
-
-def get_conversation(conversation_id: str, *, actor: Actor) -> Conversation:
-    """Return the person's conversation. Raises NotFound."""
-    conversation = access_conversation(conversation_id, actor=actor)
-    db.session.commit()
-    return conversation
-
-
-def list_messages(conversation_id: str, *, actor: Actor, after: str | None = None, limit: int = PAGE) -> MessagePage:
-    """Return messages from the beginning, or those after the given one. Raises NotFound, Invalid."""
-    conversation = access_conversation(conversation_id, actor=actor)
-    query = _messages_of(conversation.id)
-    if after is not None:
-        query = query.where(_place() > position_of(after, conversation.id, field="after"))
-    found = db.session.scalars(query.order_by(*_order()).limit(limit + 1)).all()
-    db.session.commit()
-    shown = _what_fits(found, limit)
-    return MessagePage(conversation, shown, shown[-1].id if len(found) > len(shown) else None)
-
-
-def list_latest_messages(
-    conversation_id: str, *, actor: Actor, before: str | None = None, limit: int = PAGE
-) -> MessagePage:
-    """Return the newest messages, or the newest before the given one; `next` leads to older ones.
-
-    Raises NotFound, Invalid.
-    """
-    conversation = access_conversation(conversation_id, actor=actor)
-    page = latest_messages_of(conversation, before=before, limit=limit)
-    db.session.commit()
-    return page
-
-
-def latest_messages_of(conversation: Conversation, *, before: str | None = None, limit: int = PAGE) -> MessagePage:
-    """Return the newest messages of a conversation that the caller has access to. Does not commit. Raises Invalid."""
-    query = _messages_of(conversation.id)
-    if before is not None:
-        query = query.where(_place() < position_of(before, conversation.id, field="before"))
-    newest_first = [column.desc() for column in _order()]
-    found = db.session.scalars(query.order_by(*newest_first).limit(limit + 1)).all()
-    shown = _what_fits(found, limit)[::-1]
-    return MessagePage(conversation, shown, shown[0].id if len(found) > len(shown) else None)
 
 
 def post_message(
@@ -244,20 +129,6 @@ def post_message(
     return posted
 
 
-def position_of(message_id: str, conversation_id: str, *, field: str) -> tuple[datetime, str]:
-    """Return where a message stands in its conversation. Raises Invalid, on `field`, when it is not in it."""
-    found = None
-    if is_plausible_id(message_id):
-        found = db.session.execute(
-            select(ConversationMessage.created_at, ConversationMessage.id).where(
-                ConversationMessage.id == message_id, ConversationMessage.conversation_id == conversation_id
-            )
-        ).one_or_none()
-    if found is None:
-        raise Invalid({field: ["There is no such message in this conversation."]})
-    return (found.created_at, found.id)
-
-
 def defer_reply(reply_id: str) -> None:
     """Order a reply on the session's own connection: the job exists if and only if the session commits."""
     try:
@@ -287,11 +158,6 @@ def checked_title(text: str) -> str:
         return wording.checked_title(text)
     except ValueError as error:
         raise TitleRefused({"title": [str(error)]}) from None
-
-
-def is_plausible_id(text: str) -> bool:
-    """Say whether this can be an id at all: what PostgreSQL cannot even compare is nothing at this address."""
-    return 0 < len(text) <= _LONGEST_ID and text.isascii() and text.isprintable()
 
 
 def _insert(actor: Actor, title: str, key: str | None) -> Conversation | None:
@@ -324,13 +190,13 @@ def _already_posted(conversation: Conversation, key: str | None) -> Posted | Non
     """Return what was posted under the key. The conversation's lock makes this the last word."""
     if key is None:
         return None
-    message = db.session.scalar(_messages_of(conversation.id).where(ConversationMessage.idempotency_key == key))
+    message = db.session.scalar(messages_of(conversation.id).where(ConversationMessage.idempotency_key == key))
     if message is None:
         return None
     reply = db.session.scalars(
-        _messages_of(conversation.id)
+        messages_of(conversation.id)
         .where(ConversationMessage.parent_id == message.id, ConversationMessage.role == "assistant")
-        .order_by(*_order())
+        .order_by(*order())
         .limit(1)
     ).one()
     return Posted(conversation, message, reply)
@@ -394,18 +260,8 @@ def _checked_message(text: str) -> str:
         raise MessageRefused({"content": [str(error)]}) from None
 
 
-def _what_fits(messages: Sequence[ConversationMessage], limit: int) -> Sequence[ConversationMessage]:
-    """Return the first messages, as many as a page holds: `limit`, or fewer when they are long, but one at least."""
-    characters = 0
-    for count, message in enumerate(messages[:limit]):
-        characters += len(message.content)
-        if count and characters > PAGE_CHARACTERS:
-            return messages[:count]
-    return messages[:limit]
-
-
 def _last_message_id(conversation_id: str) -> str | None:
-    newest_first = [column.desc() for column in _order()]
+    newest_first = [column.desc() for column in order()]
     return db.session.scalar(
         select(ConversationMessage.id)
         .where(ConversationMessage.conversation_id == conversation_id)
@@ -420,19 +276,3 @@ def _is_in(conversation_id: str, message_id: str) -> bool:
     except Invalid:
         return False
     return True
-
-
-def _messages_of(conversation_id: str) -> Select[ConversationMessage]:
-    return (
-        select(ConversationMessage)
-        .where(ConversationMessage.conversation_id == conversation_id)
-        .execution_options(populate_existing=True)
-    )
-
-
-def _place() -> ColumnElement[Any]:
-    return tuple_(ConversationMessage.created_at, ConversationMessage.id)
-
-
-def _order() -> tuple[InstrumentedAttribute[datetime], InstrumentedAttribute[str]]:
-    return (ConversationMessage.created_at, ConversationMessage.id)

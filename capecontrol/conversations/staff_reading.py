@@ -14,7 +14,7 @@ from capecontrol.audit import events
 from capecontrol.audit.actor import Actor
 from capecontrol.audit.recorder import failures_recorded, record
 from capecontrol.auth.models import User
-from capecontrol.conversations import service, wording
+from capecontrol.conversations import reading, wording
 from capecontrol.conversations.models import Conversation, ConversationMessage
 from capecontrol.errors import Conflict, Forbidden, Invalid, NotFound
 from capecontrol.extensions import db
@@ -57,7 +57,7 @@ def read(conversation_id: str, reason: str, *, actor: Actor, before: str | None 
     try:
         with failures_recorded(kind, actor=actor, details=details, subject_id=conversation.id):
             reason = _checked_reason(reason)
-            page = service.latest_messages_of(conversation, before=before)
+            page = reading.latest_messages_of(conversation, before=before)
             recorded_at = clock.now()
             record(kind, actor=actor, details=details, subject_id=conversation.id, description=reason)
             db.session.commit()
@@ -82,7 +82,7 @@ def _access(conversation_id: str, actor: Actor, *, for_reading: bool = False) ->
     )
     if for_reading:
         query = query.with_for_update(of=User, read=True, key_share=True)
-    found = db.session.execute(query).one_or_none() if service.is_plausible_id(conversation_id) else None
+    found = db.session.execute(query).one_or_none() if reading.is_plausible_id(conversation_id) else None
     if found is not None and found.User.id == actor.id:
         db.session.rollback()
         raise OwnConversation

@@ -9,7 +9,7 @@ from werkzeug.wrappers import Response
 from capecontrol import ids
 from capecontrol.audit.actor import Actor
 from capecontrol.auth.identity import admin_required, login_required, signed_in
-from capecontrol.conversations import changes, service, staff_reading
+from capecontrol.conversations import changes, reading, service, staff_reading
 from capecontrol.conversations.forms import PostForm, ReasonForm, RenameForm, StartForm
 from capecontrol.conversations.schemas import MessageAnswer
 from capecontrol.errors import Conflict, DomainError, Invalid, RateLimited
@@ -142,7 +142,7 @@ def read(conversation_id: str) -> Response | Page:
     """Show a conversation to an administrator who said why: once, and on record."""
     form = ReasonForm()
     try:
-        reading = staff_reading.read(
+        shown = staff_reading.read(
             conversation_id, form.reason.data, actor=signed_in(), before=request.args.get("before") or None
         )
     except staff_reading.OwnConversation:
@@ -150,13 +150,13 @@ def read(conversation_id: str) -> Response | Page:
     except Invalid as refusal:
         _explain(form, refusal)
         return _reason_page(form, conversation_id), status_of(refusal)
-    older = url_for("staff_reading.ask_to_read", conversation_id=conversation_id, before=reading.next)
+    older = url_for("staff_reading.ask_to_read", conversation_id=conversation_id, before=shown.next)
     return render_template(
         "conversations/read.html",
-        reading=reading,
-        conversation=reading.conversation,
-        messages=[MessageAnswer.of(message) for message in reading.messages],
-        older=older if reading.next else None,
+        reading=shown,
+        conversation=shown.conversation,
+        messages=[MessageAnswer.of(message) for message in shown.messages],
+        older=older if shown.next else None,
     )
 
 
@@ -168,9 +168,9 @@ def _reason_page(form: ReasonForm, conversation_id: str) -> str:
 
 def _list_page(form: StartForm, *, actor: Actor) -> str:
     shelf = request.args.get("shelf", "active")
-    if shelf not in service.SHELVES:
+    if shelf not in reading.SHELVES:
         shelf = "active"
-    page = service.list_conversations(actor=actor, status=shelf, cursor=request.args.get("cursor"))
+    page = reading.list_conversations(actor=actor, status=shelf, cursor=request.args.get("cursor"))
     form.idempotency_key.data = form.idempotency_key.data or ids.new_id()
     return render_template(
         "conversations/list_all.html",
@@ -191,12 +191,12 @@ def _conversation_page(
     post_form: PostForm | None = None,
     rename_form: RenameForm | None = None,
 ) -> str:
-    page = service.list_latest_messages(conversation_id, actor=actor, before=before or None)
+    page = reading.list_latest_messages(conversation_id, actor=actor, before=before or None)
     # A form that was not posted must not take up the fields of the one that was.
     post_form = post_form or PostForm(formdata=None)
     rename_form = rename_form or RenameForm(formdata=None)
     post_form.idempotency_key.data = post_form.idempotency_key.data or ids.new_id()
-    unfinished = [index for index, message in enumerate(page.messages) if message.status in service.UNFINISHED]
+    unfinished = [index for index, message in enumerate(page.messages) if message.status in reading.UNFINISHED]
     settled = page.messages[: unfinished[0]] if unfinished else page.messages
     return render_template(
         "conversations/show.html",

@@ -8,10 +8,11 @@ from flask import Flask
 from sqlalchemy.exc import OperationalError
 
 from capecontrol import ids
-from capecontrol.audit import erasure, events, queries, recorder, replay, seals
+from capecontrol.audit import erasure, events, export, queries, recorder, replay, seals
 from capecontrol.audit.evidence import PERSONAL_FIELDS
+from capecontrol.audit.export_rows import Wanted
 from capecontrol.conversations import service, staff_reading
-from capecontrol.errors import NotFound
+from capecontrol.errors import NotFound, Unavailable
 from capecontrol.extensions import db
 from tests.audit.chain import query, store_full_row
 from tests.audit.faults import act, away, spooled
@@ -249,3 +250,51 @@ def test_nothing_is_stored_about_a_person_while_they_are_erased(committed_app: F
     with committed_app.app_context():
         assert replay.replay().stored == 1
     assert query(committed_app, f"{PERSONAL} WHERE event_type = 'demo_filled'") == [(0,)]
+
+
+def ask_for(app: Flask, address: str, *, staff: Person) -> None:
+    """Let an administrator export what happened under an address."""
+    with app.app_context():
+        wanted = Wanted("ndjson", person=address)
+        export.begin(wanted, actor=staff.actor, scope=app.app_context).close()
+
+
+def test_an_export_that_asked_for_their_address_before_they_had_an_account_forgets_it(committed_app: Flask) -> None:
+    staff = make_person(committed_app, role="admin")
+    for address in ("Thandi@Example.com", "nothandi@example.com"):
+        ask_for(committed_app, address, staff=staff)
+    person = make_person(committed_app, email="thandi@example.com")
+    ask_for(committed_app, person.email, staff=staff)
+    command = committed_app.test_cli_runner()
+    assert command.invoke(args=["audit", "seal"]).exit_code == 0
+    assert pseudonymise(committed_app, person.id) == 2
+    exports = query(
+        committed_app,
+        "SELECT actor_ref, user_email, event_description, event_metadata #>> '{filters,person}' "
+        "FROM audit_logs WHERE event_type = 'data_export' ORDER BY id",
+    )
+    assert exports == [
+        (staff.id, None, None, "no account"),
+        (staff.id, staff.email, events.ONLY_EVENTS_OF % "nothandi@example.com", "no account"),
+        (staff.id, staff.email, None, person.id),
+    ]
+    verified = command.invoke(args=["audit", "verify"])
+    assert verified.exit_code == 0, verified.output
+    assert "2 rows without what was personal in them: erased, as may be." in verified.output
+
+
+def test_an_export_that_waited_forgets_the_address_too(committed_app: Flask, audit_spool: Path) -> None:
+    staff = make_person(committed_app, role="admin")
+    with away(committed_app):
+        for address in ("Thandi@Example.com", "nothandi@example.com"):
+            with pytest.raises(Unavailable):
+                ask_for(committed_app, address, staff=staff)
+    recorder.forget()  # of the breaker, which is another test's
+    pseudonymise(committed_app, make_person(committed_app, email="thandi@example.com").id)
+    with committed_app.app_context():
+        replay.replay()
+    told = query(
+        committed_app,
+        "SELECT user_email, event_description FROM audit_logs WHERE event_type = 'data_export' ORDER BY event_id",
+    )
+    assert told == [(None, None), (staff.email, events.ONLY_EVENTS_OF % "nothandi@example.com")]

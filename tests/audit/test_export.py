@@ -24,6 +24,7 @@ from sqlalchemy.pool import NullPool
 
 from capecontrol import create_app, each_second
 from capecontrol.audit import export, filtering, replay
+from capecontrol.audit.export_rows import Wanted
 from capecontrol.audit.models import AuditLog
 from capecontrol.config import libpq_url
 from capecontrol.database import AUDIT
@@ -342,7 +343,7 @@ def test_an_export_for_which_there_was_no_connection_is_on_record_as_refused(com
     with committed_app.app_context():
         held = [db.engine.connect() for _ in range(committed_app.config["SETTINGS"].database_pool)]
         with pytest.raises(Unavailable):
-            export.begin(export.Wanted("csv"), actor=None, scope=nullcontext)
+            export.begin(Wanted("csv"), actor=None, scope=nullcontext)
         for connection in held:
             connection.close()
     assert faults.run(committed_app, "SELECT event_type, success, error_message FROM audit_logs") == [
@@ -760,7 +761,7 @@ def test_a_file_that_breaks_off_cuts_the_connection(export_server: LiveServer) -
 
 def test_moments_round_to_what_postgresql_keeps() -> None:
     last = datetime(2021, 6, 16, 23, 30, tzinfo=UTC)
-    wanted = export.Wanted.of("csv", start=last, end=last)
+    wanted = Wanted.of("csv", start=last, end=last)
     assert wanted.after == last
     assert wanted.before == last + timedelta(microseconds=1)
-    assert export.Wanted.of("csv", start=None, end=last.date()).before == filtering.end_of(last.date())
+    assert Wanted.of("csv", start=None, end=last.date()).before == filtering.end_of(last.date())

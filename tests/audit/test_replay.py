@@ -19,6 +19,7 @@ from sqlalchemy.orm import Session
 from capecontrol import clock, each_second, ids
 from capecontrol.audit import events, recorder, replay, spool
 from capecontrol.audit import tasks as audit_tasks
+from capecontrol.audit.keeper import DROPS_TOLD_EVERY_SECONDS, Keeper, keep_up
 from capecontrol.config import ROOT
 from capecontrol.extensions import db
 from tests.audit.faults import (
@@ -463,7 +464,7 @@ def test_events_in_memory_go_to_the_disk_when_the_process_ends_without_a_databas
         with committed_app.app_context():
             recorder.record(events.EMAIL_CHECKS, actor=None, details={"checked": 9, "taken": 0, "refused": 0})
             db.session.commit()
-            replay.keep_up(is_last=True)
+            keep_up(is_last=True)
         assert {line["event_type"] for line in spooled(audit_spool)} == {"email_checks", "audit_degraded"}
     assert replay_all().stored == 2
 
@@ -475,8 +476,8 @@ def test_the_first_write_afterwards_records_how_long_and_how_much_it_was(committ
         act(committed_app, 1)
         act(committed_app, 2)
     with committed_app.app_context():
-        replay.Keeper().keep_up()
-        replay.Keeper().keep_up()
+        Keeper().keep_up()
+        Keeper().keep_up()
     ((level, details),) = run(
         committed_app, "SELECT event_level, event_metadata FROM audit_logs WHERE event_type = 'audit_degraded'"
     )
@@ -491,13 +492,13 @@ def test_a_write_of_somebody_else_ends_the_trouble_too(committed_app: Flask) -> 
     act(committed_app, 2)
     assert not recorder.health.is_degraded
     with committed_app.app_context():
-        replay.Keeper().keep_up()
+        Keeper().keep_up()
     assert value(committed_app, "SELECT count(*) FROM audit_logs WHERE event_type = 'audit_degraded'") == 1
 
 
 def test_a_replay_of_another_process_ends_the_trouble_too(committed_app: Flask, audit_spool: Path) -> None:
     """Processes share the folder, so what this one swallowed may be stored by any."""
-    keeper = replay.Keeper()
+    keeper = Keeper()
     swallow(committed_app, 1)
     with committed_app.app_context():
         recorder.installation.id = value(committed_app, "SELECT id FROM installation")
@@ -520,9 +521,9 @@ def test_trouble_that_cannot_be_recorded_yet_is_recorded_later(committed_app: Fl
         act(committed_app, 1)
     act(committed_app, 2)
     with away(committed_app), committed_app.app_context():
-        replay.Keeper().keep_up()
+        Keeper().keep_up()
     with committed_app.app_context():
-        replay.Keeper().keep_up()
+        Keeper().keep_up()
     assert value(committed_app, "SELECT count(*) FROM audit_logs WHERE event_type = 'audit_degraded'") == 1
 
 
@@ -534,7 +535,7 @@ def test_a_process_that_ends_in_trouble_leaves_word_of_it(
         act(committed_app, 1)
         spool.memory.add([line_of(1, event_type="email_checks")] * (spool.MOST_IN_MEMORY + 3))
         spool.memory.take()
-        replay.Keeper().keep_up(is_last=True)
+        Keeper().keep_up(is_last=True)
     recorder.forget()
     assert replay_all().stored == 3
     told = run(
@@ -547,14 +548,14 @@ def test_a_process_that_ends_in_trouble_leaves_word_of_it(
 
 def test_dropped_events_are_one_event_a_minute(committed_app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
     """R11: a loss must itself be on record."""
-    keeper = replay.Keeper()
+    keeper = Keeper()
     line = line_of(1, event_type="email_checks")
     with committed_app.app_context():
         for dropped in (3, 4):
             spool.memory.add([line] * (spool.MOST_IN_MEMORY + dropped))
             spool.memory.take()
             keeper.keep_up()
-        later = clock.monotonic() + replay.DROPS_TOLD_EVERY_SECONDS + 1
+        later = clock.monotonic() + DROPS_TOLD_EVERY_SECONDS + 1
         monkeypatch.setattr(clock, "monotonic", lambda: later)
         keeper.keep_up()
     rows = run(

@@ -24,6 +24,7 @@ from capecontrol.audit import (
     signing,
     verification,
 )
+from capecontrol.audit.export_rows import Wanted
 from capecontrol.audit.filtering import Filters
 from capecontrol.audit.findings import Report
 from capecontrol.audit.models import AuditLog
@@ -499,7 +500,7 @@ def test_a_sealed_export_is_well_whatever_is_sealed_and_purged_while_it_is_made(
     store(committed_app, "request", 91, count=3)
     seal(committed_app)
     with committed_app.app_context():
-        begun = export.begin(export.Wanted("ndjson", is_sealed=True), actor=None, scope=nullcontext)
+        begun = export.begin(Wanted("ndjson", is_sealed=True), actor=None, scope=nullcontext)
     record_some(committed_app, 2)
     with committed_app.app_context():
         retention.purge(actor=None)

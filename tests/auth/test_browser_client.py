@@ -123,6 +123,41 @@ def test_b2e_a_refusal_is_a_string_and_never_a_list(client: FlaskClient) -> None
     assert set(answer.json["errors"]) == {"email", "password"}
 
 
+@pytest.mark.parametrize(
+    ("told", "refused"),
+    [
+        ({"firstName": 5}, {"firstName": ["First name must be text."]}),
+        ({"lastName": "a\nb"}, {"lastName": ["Last name must be one line without control characters."]}),
+        ({"firstName": "", "lastName": " "}, {"firstName": ["First name is required."]}),
+        ({"firstName": "x" * 201}, {"firstName": ["First name is too long: at most 200 characters."]}),
+        (
+            {"firstName": "x" * 101, "lastName": "x" * 99},
+            {"lastName": ["First and last name together are too long: at most 200 characters."]},
+        ),
+        ({"role": "admin"}, {"role": ["Role must be 'client' or 'developer'."]}),
+        ({"company": ["x"]}, {"company": ["Company must be text."]}),
+        ({"termsAccepted": False}, {"termsAccepted": ["The terms must be accepted to open an account."]}),
+    ],
+)
+def test_b2e_a_mistake_is_told_under_the_name_that_was_sent(
+    client: FlaskClient, told: dict[str, Any], refused: dict[str, list[str]]
+) -> None:
+    answer = client.post("/api/auth/v2/register", json=AS_SENT | told)
+    assert answer.status_code == 422
+    assert answer.json["errors"] == refused
+
+
+def test_b2e_a_name_that_is_missing_is_missed_by_our_word(client: FlaskClient) -> None:
+    nameless = {name: value for name, value in AS_SENT.items() if name not in ("firstName", "lastName")}
+    answer = client.post("/api/auth/v2/register", json=nameless)
+    assert answer.json["errors"] == {"full_name": ["Full name is required."]}
+
+
+def test_b2_an_empty_name_in_one_piece_leaves_the_two(client: FlaskClient) -> None:
+    account = client.post("/api/auth/v2/register", json={**AS_SENT, "full_name": " ", "company_name": ""}).json
+    assert account["full_name"] == "Naledi Mokoena"
+
+
 def test_b3_the_sign_in_page(client: FlaskClient, person: Person) -> None:
     answer = client.post("/api/auth/v2/login", json={"email": person.email, "password": PASSWORD})
     assert answer.status_code == 200

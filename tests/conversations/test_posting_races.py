@@ -6,7 +6,7 @@ from collections.abc import Callable
 from flask import Flask
 from sqlalchemy import func, select, text
 
-from capecontrol.conversations import service
+from capecontrol.conversations import reading, service
 from capecontrol.conversations.models import Conversation, ConversationMessage
 from capecontrol.extensions import db
 from tests.people import make_person
@@ -83,7 +83,7 @@ def test_twelve_messages_at_once_stand_in_one_order(committed_app: Flask) -> Non
     )
     assert len(set(outcomes)) == AT_ONCE, outcomes
     with committed_app.app_context():
-        page = service.list_messages(conversation.id, actor=person.actor, limit=100)
+        page = reading.list_messages(conversation.id, actor=person.actor, limit=100)
     assert page.conversation.total_messages == len(page.messages) == 2 * AT_ONCE
     for before, after in zip(page.messages, page.messages[1:], strict=False):
         assert after.parent_id == before.id
@@ -101,7 +101,7 @@ def test_the_job_exists_if_and_only_if_the_message_was_committed(committed_app: 
 
     with committed_app.app_context():
         conversation = service.start(actor=person.actor).conversation
-        conversation = service.access_conversation(conversation.id, actor=person.actor, for_update=True)
+        conversation = reading.access_conversation(conversation.id, actor=person.actor, for_update=True)
         service._append(conversation, "Hello", actor=person.actor, parent_id=None, key=None)
         assert db.session.scalar(count) == 1
         assert jobs_seen_by_others() == 0

@@ -7,7 +7,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from capecontrol.audit.models import AuditLog
-from capecontrol.conversations import changes, service
+from capecontrol.conversations import changes, reading, service
 from capecontrol.errors import Conflict, Invalid, NotFound
 from capecontrol.extensions import db
 from tests.audit.faults import run
@@ -53,7 +53,7 @@ def test_what_is_refused_is_recorded_as_refused(app: Flask, person: Person, nois
         with pytest.raises(Conflict):
             changes.rename(conversation.id, "Too late", actor=person.actor)
         with pytest.raises(NotFound):
-            service.get_conversation(conversation.id, actor=noise.actor)
+            reading.get_conversation(conversation.id, actor=noise.actor)
     assert recorded(db_session)[1:] == [
         ("ai_prompt_refused", False),
         ("conversation_deleted", True),

@@ -6,7 +6,7 @@ from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 
 from capecontrol.audit.models import AuditLog
-from capecontrol.conversations import changes, service
+from capecontrol.conversations import changes, reading, service
 from capecontrol.conversations.models import Conversation, ConversationMessage
 from capecontrol.errors import Invalid, NotFound
 from tests.people import Person
@@ -132,7 +132,7 @@ def test_messages_follow_one_another(app: Flask, person: Person, conversation: C
     first, second = (post(app, person, conversation.id, words) for words in ("one", "two"))
     assert second.message.parent_id == first.reply.id
     with app.app_context():
-        page = service.list_messages(conversation.id, actor=person.actor)
+        page = reading.list_messages(conversation.id, actor=person.actor)
     assert [message.content for message in page.messages] == ["one", "", "two", ""]
     times = [message.created_at for message in page.messages]
     assert times == sorted(set(times))
@@ -251,10 +251,10 @@ def test_somebody_elses_conversation_is_not_there_and_the_try_is_recorded(
 ) -> None:
     actor = noise.actor
     tries = [
-        lambda: service.access_conversation(conversation.id, actor=actor),
-        lambda: service.get_conversation(conversation.id, actor=actor),
-        lambda: service.list_messages(conversation.id, actor=actor),
-        lambda: service.list_latest_messages(conversation.id, actor=actor),
+        lambda: reading.access_conversation(conversation.id, actor=actor),
+        lambda: reading.get_conversation(conversation.id, actor=actor),
+        lambda: reading.list_messages(conversation.id, actor=actor),
+        lambda: reading.list_latest_messages(conversation.id, actor=actor),
         lambda: service.post_message(conversation.id, "Hello", actor=actor),
         lambda: service.post_message(conversation.id, "", actor=actor),
         lambda: changes.rename(conversation.id, "Mine", actor=actor),
@@ -278,20 +278,20 @@ def test_somebody_elses_conversation_is_not_there_and_the_try_is_recorded(
 
 def test_not_even_an_administrator_reads_it(app: Flask, admin: Person, conversation: Conversation) -> None:
     with app.app_context(), pytest.raises(NotFound):
-        service.access_conversation(conversation.id, actor=admin.actor)
+        reading.access_conversation(conversation.id, actor=admin.actor)
 
 
 @pytest.mark.parametrize("conversation_id", ["", "nothing", "a\x00b", "\ud800", "é", "x" * 5000, "' OR 1=1 --"])
 def test_what_is_no_id_is_nothing(app: Flask, person: Person, db_session: Session, conversation_id: str) -> None:
     with app.app_context(), pytest.raises(NotFound):
-        service.access_conversation(conversation_id, actor=person.actor)
+        reading.access_conversation(conversation_id, actor=person.actor)
     assert events_of(db_session, person) == []
 
 
 def test_lists_hold_only_ones_own(app: Flask, person: Person, noise: Person, conversation: Conversation) -> None:
     with app.app_context():
         service.start(actor=noise.actor, title="Theirs")
-        listed = service.list_conversations(actor=person.actor)
+        listed = reading.list_conversations(actor=person.actor)
     assert [row.title for row in listed.conversations] == ["Tiles"]
 
 
@@ -303,8 +303,8 @@ def test_shelves_hold_what_was_put_on_them(app: Flask, person: Person, conversat
         with app.app_context():
             return [
                 status
-                for status in service.SHELVES
-                if service.list_conversations(actor=person.actor, status=status).conversations
+                for status in reading.SHELVES
+                if reading.list_conversations(actor=person.actor, status=status).conversations
             ]
 
     actor, seen = person.actor, []
@@ -329,7 +329,7 @@ def test_a_restored_conversation_has_everything_in_it(app: Flask, person: Person
     with app.app_context():
         changes.restore(conversation.id, actor=person.actor)
     with app.app_context():
-        page = service.list_messages(conversation.id, actor=person.actor)
+        page = reading.list_messages(conversation.id, actor=person.actor)
     assert page.messages[0].content == "Keep me"
     assert page.conversation.deleted_at is None
 
@@ -427,7 +427,7 @@ def test_the_conversation_used_last_comes_first_and_pages_meet(app: Flask, perso
     seen, cursor = [], None
     while True:
         with app.app_context():
-            page = service.list_conversations(actor=person.actor, cursor=cursor, limit=2)
+            page = reading.list_conversations(actor=person.actor, cursor=cursor, limit=2)
         seen += [row.id for row in page.conversations]
         cursor = page.next
         if cursor is None:
@@ -438,18 +438,18 @@ def test_the_conversation_used_last_comes_first_and_pages_meet(app: Flask, perso
 def test_a_cursor_of_somebodys_making_is_refused(app: Flask, person: Person) -> None:
     for cursor in ("x", "AAAA", "…", "a" * 9000):
         with app.app_context(), pytest.raises(Invalid):
-            service.list_conversations(actor=person.actor, cursor=cursor)
+            reading.list_conversations(actor=person.actor, cursor=cursor)
 
 
 def test_messages_are_read_forwards_and_backwards_in_pages(app: Flask, person: Person, conversation) -> None:
     for number in range(4):
         post(app, person, conversation.id, str(number))
     with app.app_context():
-        everything = [m.id for m in service.list_messages(conversation.id, actor=person.actor).messages]
+        everything = [m.id for m in reading.list_messages(conversation.id, actor=person.actor).messages]
     forwards, after = [], None
     while True:
         with app.app_context():
-            page = service.list_messages(conversation.id, actor=person.actor, after=after, limit=3)
+            page = reading.list_messages(conversation.id, actor=person.actor, after=after, limit=3)
         forwards += [message.id for message in page.messages]
         after = page.next
         if after is None:
@@ -457,7 +457,7 @@ def test_messages_are_read_forwards_and_backwards_in_pages(app: Flask, person: P
     backwards, before = [], None
     while True:
         with app.app_context():
-            page = service.list_latest_messages(conversation.id, actor=person.actor, before=before, limit=3)
+            page = reading.list_latest_messages(conversation.id, actor=person.actor, before=before, limit=3)
         backwards = [message.id for message in page.messages] + backwards
         before = page.next
         if before is None:
@@ -470,8 +470,8 @@ def test_a_page_of_long_messages_ends_early(app: Flask, person: Person, conversa
     for _ in range(5):
         post(app, person, conversation.id, "x" * 32_000)
     with app.app_context():
-        page = service.list_messages(conversation.id, actor=person.actor)
-        latest = service.list_latest_messages(conversation.id, actor=person.actor)
+        page = reading.list_messages(conversation.id, actor=person.actor)
+        latest = reading.list_latest_messages(conversation.id, actor=person.actor)
     assert len(page.messages) == 6
     assert page.next == page.messages[-1].id
     assert len(latest.messages) < 10
@@ -481,5 +481,5 @@ def test_a_page_of_long_messages_ends_early(app: Flask, person: Person, conversa
 @pytest.mark.parametrize("message_id", ["", "nothing", "a\x00b", "\ud800"])
 def test_reading_from_a_message_that_is_not_there_is_refused(app: Flask, person, conversation, message_id) -> None:
     with app.app_context(), pytest.raises(Invalid) as refusal:
-        service.list_messages(conversation.id, actor=person.actor, after=message_id)
+        reading.list_messages(conversation.id, actor=person.actor, after=message_id)
     assert refusal.value.errors.keys() == {"after"}

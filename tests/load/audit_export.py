@@ -15,7 +15,7 @@ import psutil  # type: ignore[import-untyped]
 import psycopg
 import requests
 
-from capecontrol.audit.export import FORMATS
+from capecontrol.audit.export_formats import FORMATS
 from capecontrol.config import libpq_url
 from tests.live_server import REPOSITORY
 from tests.load.figures import Row, tell_progress
