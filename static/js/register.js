@@ -186,7 +186,7 @@ async function goOn(answer) {
   return answer.kind === "page";
 }
 
-/** The form was taken: either there is a place to wait for, or the account is open. */
+/** The form was taken: either there is a place to wait for, or the account is open, or there is a mail to read. */
 async function follow() {
   const answer = await look(form.dataset.waitingRoom, WAITING_PAGE);
   if (answer.kind === "trouble") {
@@ -201,8 +201,8 @@ async function follow() {
     return true;
   }
   showSteps({ check: "done", secure: "done", open: "done", done: "done" });
-  // Whoever has an account is sent on from here, to the message that waits for them.
-  location.assign(form.action);
+  // Whoever has an account is sent on from there, to the message that waits for them.
+  location.assign(form.dataset.onward);
   return true;
 }
 
