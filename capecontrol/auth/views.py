@@ -140,7 +140,9 @@ def verify_email() -> Answer:
         rate_limits.hold_to(rate_limits.VERIFY_EMAIL, who=rate_limits.caller())
         user = verification.verify(form.token.data or "", administrators=_settings().admin_emails)
     except verification.LinkNotValid as refusal:
-        page = render_template("auth/verify_email.html", form=form, email=None, refused=refusal.detail)
+        page = render_template(
+            "auth/verify_email.html", form=form, email=None, refused=refusal.detail, is_private=_settings().is_private
+        )
         return page, status_of(refusal)
     flash(f"{user.email} is confirmed and your account is open. Sign in to go on.", "success")
     return redirect(url_for("auth.sign_in"), code=303)

@@ -85,7 +85,7 @@ async function ask(address) {
   if (mine !== question || address !== email.value.trim()) return;
   const meant = answer.suggestion ? offer(answer.suggestion) : null;
   if (answer.available === true) {
-    say(meant ? answer.message : "This address is free.", meant ? "" : "good", meant);
+    say(meant ? answer.message : availability.dataset.free, meant ? "" : "good", meant);
     showSteps({ check: "done" });
   } else if (answer.reason === "already_exists") say("This address already has an account.", "needs-you", signInLink());
   else if (answer.reason === "invalid_format") say(answer.message, "needs-you", meant);
