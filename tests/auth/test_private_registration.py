@@ -248,6 +248,21 @@ def test_a_turn_ends_in_the_same_place_for_both(client: FlaskClient, mailbox: Ma
     assert len(mailbox.letters()) == 2
 
 
+def test_the_page_of_the_queue_ends_at_the_mail_too(private: Flask, mailbox: Mailbox) -> None:
+    visitor = Visitor(private)
+    visitor.visit("/register")
+    with full_gate():
+        page = visitor.send("/register", **{**FILLED, "email": UNKNOWN, "rendered_at": an_older_mark()})
+    assert page.answer.request.path == "/register/waiting"
+    place = page.find(attrs={"data-waiting": True})
+    assert (place["data-onward"], place["data-done"]) == ("/register/check-mail",) * 2
+    waiting_room.forget_figure()
+    page = visitor.send("/register/waiting", password=PASSWORD)
+    assert page.answer.request.path == "/register/check-mail"
+    assert "account is open" not in visitor.visit("/register/waiting").words
+    assert mailbox.letters() == [("verify_email", UNKNOWN)]
+
+
 # What is done
 
 
