@@ -50,7 +50,7 @@ Answer = str | Response | tuple[str, int] | tuple[str, int, dict[str, str]]
 def register() -> Answer:
     """Open an account and sign in; where accounts are private, take the form and send its writer to their mail."""
     form = RegisterForm()
-    if request.method == "GET":
+    if request.method != "POST":
         if identity.actor_or_none() is not None:
             return redirect(url_for("conversations.list_all"), code=303)
         return _fresh(form)
@@ -157,7 +157,7 @@ def wait() -> Answer:
         return redirect(url_for("auth.register"), code=303)
     form = WaitingForm()
     try:
-        if request.method == "GET":
+        if request.method != "POST":
             return _waiting(form, kept, waiting_room.get_place(kept.ticket))
         return _finish_waiting(form, kept)
     except waiting_room.Queued as queued:
@@ -238,7 +238,7 @@ def leave_queue() -> Answer:
 def sign_in() -> Answer:
     """Sign in and go where one was going."""
     form = SignInForm()
-    if request.method == "GET":
+    if request.method != "POST":
         target = safe_target(request.args.get("next"))
         if identity.actor_or_none() is not None:
             return redirect(target or url_for("conversations.list_all"), code=303)
