@@ -12,6 +12,7 @@ from capecontrol.audit.recorder import record
 from capecontrol.auth import passwords, registration, verification, waiting_room
 from capecontrol.auth.models import IdempotencyKey
 from capecontrol.auth.registration import Application, EmailTaken, KeyUsedDifferently
+from capecontrol.database import release_connection
 from capecontrol.errors import Overloaded, Unavailable
 from capecontrol.extensions import db
 
@@ -70,6 +71,7 @@ def _is_repeat(key: str, fingerprint: str) -> bool:
             IdempotencyKey.created_at > clock.now() - registration.KEY_LASTS,
         )
     )
+    release_connection()  # nothing is held while the password is hashed
     if stored not in (None, fingerprint):
         raise KeyUsedDifferently
     return stored is not None

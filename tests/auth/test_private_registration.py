@@ -1,6 +1,7 @@
 """ACCOUNT_PRIVACY=private: the same answer and the same work for every address, and the rest by mail."""
 
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -14,8 +15,8 @@ from werkzeug.test import TestResponse
 
 from capecontrol import clock
 from capecontrol.audit.models import AuditLog
-from capecontrol.auth import passwords, private_registration, waiting_room
-from capecontrol.auth.models import ApiToken, User, UserSession
+from capecontrol.auth import passwords, private_registration, verification, waiting_room
+from capecontrol.auth.models import ApiToken, EmailVerification, User, UserSession
 from capecontrol.extensions import db
 from tests.auth.mailbox import Mailbox
 from tests.auth.test_views import FILLED, an_older_mark
@@ -287,6 +288,7 @@ def test_the_owner_of_a_known_address_is_told_and_nothing_of_theirs_changes(
     register(client, KNOWN.upper(), full_name="Somebody Else", password="Another-Mountain-1085!")
     with private.app_context():
         assert db.session.execute(text("SELECT * FROM users_v2")).one() == before
+        assert db.session.scalars(select(EmailVerification)).all() == []
     assert mailbox.letters() == [("account_exists", KNOWN)]
     assert refusals(private) == [(KNOWN.upper(), "email_taken")]
 
@@ -323,6 +325,20 @@ def test_two_at_once_write_one_mail_to_a_known_address(private: Flask, mailbox: 
     make_known(private)
     with ThreadPoolExecutor(6) as people:
         list(people.map(lambda _: register(private.test_client(), KNOWN), range(6)))
+    assert mailbox.letters() == [("account_exists", KNOWN)]
+
+
+def test_who_asks_while_another_is_being_written_to_waits_and_writes_nothing(private: Flask, mailbox: Mailbox) -> None:
+    make_known(private)
+    waiting = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
+    with private.app_context(), ThreadPoolExecutor(1) as other:
+        verification.write_to(verification.lock_owner(KNOWN), form=None)
+        second = other.submit(register, private.test_client(), KNOWN)
+        while db.session.scalar(waiting) == 0:
+            assert not second.done(), "it did not wait"
+            time.sleep(0.02)
+        db.session.commit()
+        assert second.result().status_code == 202
     assert mailbox.letters() == [("account_exists", KNOWN)]
 
 
