@@ -124,6 +124,7 @@ def create_app(settings: config.Settings | None = None) -> Flask:
         secret_key=settings.secret_key.get_secret_value(),
         slots=(settings.password_hash_slots or 1) * settings.web_concurrency,
         is_open=settings.registration_waiting_room,
+        is_private=settings.is_private,
     )
     signing.configure(settings.audit_signing_key.get_secret_value() or settings.secret_key.get_secret_value())
     retention.configure(settings.audit_retention_days)

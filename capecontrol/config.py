@@ -97,9 +97,15 @@ class Settings(BaseSettings):
     password_hash_passes: int = Field(
         default=2, ge=2, le=16, description="argon2id passes over that memory; OWASP's floor is 2."
     )
-    account_privacy: Literal["open"] = Field(
+    account_privacy: Literal["open", "private"] = Field(
         default="open",
-        description="`open`: a registration is an account at once and a taken address is said to be taken.",
+        description="`open`: a registration is an account at once and a taken address is said to be taken. `private`: "
+        "nobody learns who has an account; one opens when its address is confirmed by mail.",
+    )
+    admin_emails: CommaList = Field(
+        default_factory=list,
+        description="Addresses that become administrators once they are confirmed by mail (`ACCOUNT_PRIVACY=private`), "
+        "separated by commas.",
     )
     audit_spool_dir: str = Field(
         default="",
@@ -149,7 +155,7 @@ class Settings(BaseSettings):
         default="auto", description="`json`, `console`, or `auto`: console on a terminal, else json."
     )
 
-    @field_validator("allowed_hosts", "cors_origins", mode="before")
+    @field_validator("allowed_hosts", "cors_origins", "admin_emails", mode="before")
     @classmethod
     def _split_commas(cls, value: Any) -> Any:
         if isinstance(value, str):
@@ -198,11 +204,12 @@ class Settings(BaseSettings):
             raise ValueError("must name a file that is there")
         return value
 
-    @field_validator("account_privacy", mode="before")
+    @field_validator("admin_emails")
     @classmethod
-    def _private_needs_mail(cls, value: Any) -> Any:
-        if value == "private":
-            raise ValueError("private needs verified addresses, which this release cannot send mail for yet")
+    def _administrators_have_addresses(cls, value: list[str]) -> list[str]:
+        for address in value:
+            if not all(address.rpartition("@")) or any(character.isspace() for character in address):
+                raise ValueError(f"{address!r} is not an address such as ayanda@example.com")
         return value
 
     @field_validator("audit_signing_key")
@@ -259,6 +266,11 @@ class Settings(BaseSettings):
     def is_https(self) -> bool:
         """Whether people reach the product over https, which decides cookies and HSTS."""
         return self.public_url.startswith("https://")
+
+    @property
+    def is_private(self) -> bool:
+        """Whether nobody may learn who has an account."""
+        return self.account_privacy == "private"
 
     @property
     def address(self) -> str:
@@ -327,6 +339,11 @@ def check(settings: Settings) -> None:
         )
     if on_a_dyno() and not settings.public_url:
         raise SettingsError("PUBLIC_URL must be set on a dyno, for example https://app.example.com.")
+    if on_a_dyno() and settings.is_private and settings.mail_server is None:
+        raise SettingsError(
+            "ACCOUNT_PRIVACY=private needs SMTP_URL on a dyno: accounts open by a link that is mailed, "
+            "and without a mail server nobody could open one."
+        )
     total = sum(settings.connections.values())
     if total > settings.database_connection_limit:
         raise SettingsError(

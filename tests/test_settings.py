@@ -66,6 +66,16 @@ def test_a_dyno_needs_its_public_address_and_trusts_one_proxy(monkeypatch: pytes
     assert settings.allowed_hosts == ["app.example.com"]
 
 
+def test_private_accounts_need_a_mail_server_on_a_dyno_and_nowhere_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    dyno = {"DYNO": "web.1", "PUBLIC_URL": "https://app.example.com", "ACCOUNT_PRIVACY": "private"}
+    assert "ACCOUNT_PRIVACY=private needs SMTP_URL" in refusal(monkeypatch, **dyno)
+    assert load(monkeypatch, SMTP_URL="smtps://mail.example.com", **dyno).is_private
+    monkeypatch.delenv("SMTP_URL")
+    monkeypatch.delenv("DYNO")
+    assert load(monkeypatch, ACCOUNT_PRIVACY="private").is_private
+    assert not load(monkeypatch, ACCOUNT_PRIVACY="open").is_private
+
+
 def test_nothing_is_trusted_off_a_dyno(monkeypatch: pytest.MonkeyPatch) -> None:
     assert load(monkeypatch).trusted_proxy_hops == 0
 
@@ -83,7 +93,8 @@ def test_more_connections_than_the_plan_allows_are_refused_with_the_sum(monkeypa
         ("WEB_CONCURRENCY", "0"),
         ("CORS_ORIGINS", "example.com"),
         ("PUBLIC_URL", "example.com"),
-        ("ACCOUNT_PRIVACY", "private"),
+        ("ACCOUNT_PRIVACY", "secret"),
+        ("ADMIN_EMAILS", "ayanda@example.com, nobody"),
         ("PASSWORD_HASH_MEMORY_KIB", "1024"),
     ],
 )

@@ -70,6 +70,8 @@ USER_LOGIN = _event("user_login", "authentication", "method", "remembered")
 USER_LOGIN_FAILED = _event("user_login_failed", "authentication", "method", "reason", level="warning")
 USER_LOGOUT = _event("user_logout", "authentication", "method")
 SESSION_ENDED = _event("session_ended", "authentication", "ended_session")
+# `replaced`: whether what a newer form said took the place of what the account held until then.
+EMAIL_VERIFIED = _event("email_verified", "authentication", "replaced")
 # A process's checks of addresses, at most one event a minute: how many, of these taken, and how many turned away.
 EMAIL_CHECKS = _event("email_checks", "security", "checked", "taken", "refused", durability="best-effort")
 PROFILE_UPDATED = _event("profile_updated", "profile", "fields")

@@ -80,6 +80,7 @@ _EVENTS: dict[str, Mapped] = {
     "user_login_failed": Mapped(AUTHENTICATION, 1),
     "user_logout": Mapped(AUTHENTICATION, 2),
     "session_ended": Mapped(AUTHENTICATION, 2),
+    "email_verified": Mapped(ACCOUNT_CHANGE, _OTHER),
     "email_checks": Mapped(API_ACTIVITY, 2),
     "profile_updated": Mapped(ACCOUNT_CHANGE, _OTHER),
     "role_changed": Mapped(USER_ACCESS, 1),

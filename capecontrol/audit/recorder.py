@@ -105,17 +105,22 @@ def record(
     subject_id: str | None = None,
     description: str | None = None,
     on_behalf_of: Actor | None = None,
+    error: str | None = None,
+    email: str | None = None,
 ) -> None:
     """Remember that something happened, to be written with the session's next commit and dropped by its rollback.
 
     Runs no SQL (R1). `actor` is who did it and may be None (the system) but may not be left out; `on_behalf_of`
-    names the person whose record it belongs to where the system acts. Raises ValueError when the details are not
+    names the person whose record it belongs to where the system acts. With an `error`, in our own words, something was
+    refused and yet led to what is committed; `email` says whom it concerns. Raises ValueError when the details are not
     exactly the event's own. With an event that *must* be kept the commit raises Unavailable, and stores nothing, where
     neither the table nor the spool takes it.
     """
     frozen = _freeze(kind, actor or on_behalf_of, details, subject_id, description)
     if actor is None:
         frozen["actor_ref"] = None
+    if error is not None:
+        frozen = as_refused(frozen, error=error, email=email)
     session = db.session()
     if not session.in_transaction():
         session.begin()  # sends nothing yet; without it a rollback would have nothing to tell us of

@@ -88,6 +88,7 @@ def _plain(happening: Happening, voice: _Voice) -> str:
 _ACTS: dict[str, tuple[str, str]] = {
     "user_logout": ("signed out", "sign out"),
     "session_ended": ("ended a session on one device", "end a session on one device"),
+    "email_verified": ("confirmed {their} e-mail address", "confirm {their} e-mail address"),
     "alert_acknowledged": ("acknowledged an alert", "acknowledge an alert"),
     "profile_updated": ("changed {their} profile", "change {their} profile"),
     "conversation_started": ("started a conversation", "start a conversation"),
@@ -104,6 +105,7 @@ _ACTS: dict[str, tuple[str, str]] = {
 _REASONS = {
     "email_taken": "the address already has an account",
     "key_used_differently": "the form was sent before with other details",
+    "sent_before": "the same form was sent before",
     "ticket_spent": "the ticket had opened its account already",
     "no_ticket_of_ours": "the waiting ticket was not valid",
     "unavailable": "the database did not answer",
@@ -111,6 +113,7 @@ _REASONS = {
     "looks_automated": "the form looked sent by a machine",
     "overloaded": "we were too busy",
     "wrong_password_or_closed": "the password was wrong or the account is closed",
+    "address_not_confirmed": "the address is not confirmed yet",
     "unknown_address": "there is no such account",
 }
 _ROLES = {"admin": "an administrator", "client": "a client", "developer": "a developer"}
@@ -130,6 +133,7 @@ _LIMITS = {
     "register": "tried too often to open an account",
     "sign_in": "tried too often to sign in",
     "sign_in_to_account": "tried too often to sign in to one account",
+    "verify_email": "tried too often to confirm an address",
     "check_email": "asked too often whether addresses are free",
     "check_one_email": "asked too often whether one address is free",
     "check_password": "had too many passwords judged in a short time",

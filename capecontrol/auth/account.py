@@ -91,13 +91,18 @@ def has_account(email: str) -> bool:
 
 
 def promote(email: str, *, actor: Actor | None) -> User:
-    """Make an existing person an administrator. Raises NotFound when nobody has the address."""
+    """Make an existing person an administrator, whose address counts as confirmed: who promotes them vouches for it.
+
+    Raises NotFound when nobody has the address.
+    """
     user = db.session.scalar(select(User).where(User.email_key == email_addresses.key_of(email)).with_for_update())
     if user is None:
         raise NotFound(f"Nobody has an account as {email}.")
     if user.user_role != "admin":
         old, user.user_role = user.user_role, "admin"
-        _record_role(user, old, actor)
+        record_role(user, old, actor=actor)
+    if user.email_verified_at is None:
+        user.email_verified_at = clock.now()
     db.session.commit()
     return user
 
@@ -115,18 +120,20 @@ def create_administrator(email: str, password: str, *, actor: Actor | None) -> U
         email_key=address.key,
         password_hash=passwords.hash_for_registration(password),
         user_role="admin",
+        email_verified_at=clock.now(),
         full_name="Administrator",
         tos_accepted_at=clock.now(),
         tos_source="command",
     )
     db.session.add(user)
     db.session.flush()
-    _record_role(user, None, actor)
+    record_role(user, None, actor=actor)
     db.session.commit()
     return user
 
 
-def _record_role(user: User, old: str | None, actor: Actor | None) -> None:
+def record_role(user: User, old: str | None, *, actor: Actor | None) -> None:
+    """Record that a person's role is another one now; `old` is None where the account was opened with it."""
     record(
         events.ROLE_CHANGED,
         actor=actor,

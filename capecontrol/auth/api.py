@@ -12,15 +12,18 @@ from capecontrol.auth import (
     credentials,
     identity,
     passwords,
+    private_registration,
     registration,
     sign_in,
     waiting_room,
 )
 from capecontrol.auth.identity import login_required, public
 from capecontrol.auth.schemas import (
+    AppliedAnswer,
     AvailabilityAnswer,
     EmailQuery,
     MeAnswer,
+    OlderAppliedAnswer,
     OlderAvailabilityAnswer,
     OlderQueuedAnswer,
     OlderRegistrationAnswer,
@@ -116,14 +119,14 @@ def validate_password() -> Response:
 @describes(
     "Open an account; 503 with a ticket when many people do, to be sent again with X-Registration-Ticket.",
     body=RegistrationBody,
-    answers={201: RegistrationAnswer, 409: None, 503: QueuedAnswer},
+    answers={201: RegistrationAnswer, 202: AppliedAnswer, 409: None, 503: QueuedAnswer},
     takes_idempotency_key=True,
     takes_ticket="optional",
 )
 @limited(rate_limits.REGISTER, unless=comes_with_ticket)
 def register() -> tuple[Response, int]:
     """V3."""
-    return _register("api", RegistrationAnswer, QueuedAnswer)
+    return _register("api", RegistrationAnswer, AppliedAnswer, QueuedAnswer)
 
 
 @endpoints.get("/auth/v2/registration-place")
@@ -146,7 +149,7 @@ def registration_place() -> Response:
 @describes(
     "Open an account, for the older page.",
     body=RegistrationBody,
-    answers={201: OlderRegistrationAnswer, 409: None, 503: OlderQueuedAnswer},
+    answers={201: OlderRegistrationAnswer, 202: OlderAppliedAnswer, 409: None, 503: OlderQueuedAnswer},
     takes_idempotency_key=True,
     takes_ticket="optional",
 )
@@ -154,7 +157,7 @@ def registration_place() -> Response:
 @limited(rate_limits.REGISTER, unless=comes_with_ticket)
 def register_from_older_page() -> tuple[Response, int]:
     """V7."""
-    return _register("older page", OlderRegistrationAnswer, OlderQueuedAnswer)
+    return _register("older page", OlderRegistrationAnswer, OlderAppliedAnswer, OlderQueuedAnswer)
 
 
 @endpoints.post("/auth/register/step1")
@@ -183,7 +186,7 @@ def register_step1() -> Response:
 @describes(
     "Open an account, the older page's second step.",
     body=RegistrationBody,
-    answers={201: OlderRegistrationAnswer, 409: None, 503: OlderQueuedAnswer},
+    answers={201: OlderRegistrationAnswer, 202: OlderAppliedAnswer, 409: None, 503: OlderQueuedAnswer},
     takes_idempotency_key=True,
     takes_ticket="optional",
 )
@@ -191,7 +194,7 @@ def register_step1() -> Response:
 @limited(rate_limits.REGISTER, unless=comes_with_ticket)
 def register_step2() -> tuple[Response, int]:
     """V7, second step: the account."""
-    return _register("older page, step 2", OlderRegistrationAnswer, OlderQueuedAnswer)
+    return _register("older page, step 2", OlderRegistrationAnswer, OlderAppliedAnswer, OlderQueuedAnswer)
 
 
 @endpoints.post("/auth/v2/login")
@@ -280,18 +283,22 @@ def _check_email(read: Callable[[], str]) -> availability.Availability:
     """Check an address within the limits of its caller and of itself. Raises RetryLater, and what reading raises."""
     try:
         rate_limits.hold_to(rate_limits.CHECK_EMAIL, who=rate_limits.caller())
-        settings: Settings = current_app.config["SETTINGS"]
         return availability.check_email(
             read(),
             admit=lambda key: rate_limits.hold_to(rate_limits.CHECK_ONE_EMAIL, who=key),
-            is_neutral=settings.account_privacy != "open",
+            is_neutral=_is_private(),
         )
     except RateLimited:
         availability.count_refused()
         raise
 
 
-def _register(method: str, shape: type[RegistrationAnswer], waiting_shape: type[QueuedAnswer]) -> tuple[Response, int]:
+def _register(
+    method: str,
+    shape: type[RegistrationAnswer],
+    applied_shape: type[AppliedAnswer],
+    waiting_shape: type[QueuedAnswer],
+) -> tuple[Response, int]:
     try:
         body = read_json(RegistrationBody)
         key, ticket = idempotency_key(), _ticket()
@@ -309,6 +316,9 @@ def _register(method: str, shape: type[RegistrationAnswer], waiting_shape: type[
         profile=body.profile,
     )
     try:
+        if _is_private():
+            private_registration.register(application, method=method, idempotency_key=key, ticket=ticket)
+            return jsonify(applied_shape(detail=private_registration.DETAIL).model_dump()), 202
         done = registration.register(
             application,
             actor=None,
@@ -366,9 +376,16 @@ def _refusals_recorded(email: str | None, method: str) -> Iterator[None]:
 
 def _token_for(email: str, password: str, method: str) -> Response:
     rate_limits.hold_to(rate_limits.SIGN_IN_TO_ACCOUNT, who=f"{rate_limits.caller()}|{identity.account_bucket(email)}")
-    user, credential = sign_in.sign_in(email, password, actor=None, method=method, mint=credentials.token)
+    user, credential = sign_in.sign_in(
+        email, password, actor=None, method=method, mint=credentials.token, is_private=_is_private()
+    )
     answer = SignInAnswer(access_token=credential.secret, token=credential.secret, user=_person(user))
     return jsonify(answer.model_dump())
+
+
+def _is_private() -> bool:
+    settings: Settings = current_app.config["SETTINGS"]
+    return settings.is_private
 
 
 def _person(user: Any) -> PersonAnswer:

@@ -18,6 +18,7 @@ from capecontrol.extensions import db
 RECORDED_EVERY_SECONDS = 60.0
 
 _COUNTED = ("checked", "taken", "refused")
+_WILL_DO = "This address will do."
 _ACCOUNT = "SELECT 1 FROM users_v2 WHERE email_key = %s"
 
 log = structlog.get_logger("availability")
@@ -99,7 +100,7 @@ def check_email(text: str, *, admit: Callable[[str], None], is_neutral: bool = F
         _count("checked", "taken")
         return Availability(False, "This address already has an account.", "already_exists")
     _count("checked")
-    return _perhaps_mistyped(Availability(True, "This address is available."), text)
+    return _perhaps_mistyped(Availability(True, _WILL_DO if is_neutral else "This address is available."), text)
 
 
 def count_refused() -> None:

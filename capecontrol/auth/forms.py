@@ -97,6 +97,12 @@ class SignInForm(FlaskForm):
     next = HiddenField()
 
 
+class VerifyForm(FlaskForm):
+    """The one button that confirms an address; a mail's link alone changes nothing."""
+
+    token = HiddenField()
+
+
 class WaitingForm(FlaskForm):
     """The password once more, at one's turn in the waiting room; everything else was kept."""
 

@@ -98,6 +98,23 @@ class IdempotencyKey(db.Model):  # type: ignore[name-defined]
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), default=clock.now)
 
 
+class EmailVerification(db.Model):  # type: ignore[name-defined]
+    """The one link by which an account's owner can confirm the address; of its secret only the fingerprint is stored.
+
+    `form` is what a newer registration of the unconfirmed address said, with the hash of its password. It becomes the
+    account's when its own link is used, and is nothing until then; None where the account stays as it is.
+    """
+
+    __tablename__ = "email_verifications"
+    __table_args__ = (Index(None, "expires_at"),)
+
+    user_id: Mapped[str] = mapped_column(Text, ForeignKey("users_v2.id", ondelete="CASCADE"), primary_key=True)
+    token_hash: Mapped[str] = mapped_column(Text, unique=True)
+    form: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
+    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), default=clock.now)
+    expires_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
+
+
 class RegistrationTicket(db.Model):  # type: ignore[name-defined]
     """A place in the waiting room. Holds neither the form nor the password, and of the address only a keyed mark."""
 

@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
@@ -119,9 +120,9 @@ def register(
     Raises Invalid, EmailTaken, KeyUsedDifferently, TicketSpent or Overloaded too. Each refusal is recorded and changes
     nothing, where there is no room as turned_away says; being asked to wait is no refusal.
     """
-    try:
-        address = _checked(application)
-        fingerprint = _fingerprint(application, address)
+    with refusals_recorded(application, method=method):
+        address = checked(application)
+        fingerprint = fingerprint_of(application, address)
         at_full_gate = partial(waiting_room.turned_away, address.key, ticket)
         room = waiting_room.look()
         known = _known(address, idempotency_key)  # spares the hash; the insert below is what decides
@@ -134,26 +135,29 @@ def register(
             password_hash = passwords.hash_for_registration(application.password)
         except Overloaded:
             raise at_full_gate() from None
-        user = _insert_account(application, address, password_hash)
+        user = insert_account(application, address, password_hash)
         if user is None:
             db.session.rollback()
             known = _known(address, idempotency_key)
             if known.key_owner is None:
                 raise EmailTaken
             return _repeat(known, fingerprint, application, actor=actor, mint=mint, at_full_gate=at_full_gate)
-        if idempotency_key is not None:
-            _keep_key(idempotency_key, fingerprint, user)
+        if idempotency_key is not None and not keep_key(idempotency_key, fingerprint, user.id, scope=_SCOPE):
+            raise KeyUsedDifferently
         if ticket_id is not None:
             waiting_room.use(ticket_id)
         end_session_of(actor)
         credential = mint(user)
-        record(
-            events.USER_REGISTRATION,
-            actor=_as_actor(user, credential),
-            subject_id=user.id,
-            details={"method": method, "role": user.user_role, "terms_source": application.terms_source},
-        )
+        record_opened(user, application, method=method, session_id=credential.session_id)
         db.session.commit()
+    return Registered(user, credential)
+
+
+@contextmanager
+def refusals_recorded(application: Application, *, method: str) -> Iterator[None]:
+    """Undo and record what refuses a registration meanwhile; it goes on as the error it is, or as Unavailable."""
+    try:
+        yield
     except RetryLater as refusal:
         db.session.rollback()
         is_refused = isinstance(refusal, Overloaded) and not isinstance(refusal, waiting_room.Queued)
@@ -170,7 +174,16 @@ def register(
         db.session.rollback()
         record_refused(application.email, method=method, reason=_reason(refusal), error=refusal.detail)
         raise
-    return Registered(user, credential)
+
+
+def record_opened(user: User, application: Application, *, method: str, session_id: str | None) -> None:
+    """Record that an account was opened, with the session its owner has from now on, if any."""
+    record(
+        events.USER_REGISTRATION,
+        actor=Actor(user.id, user.email, user.user_role, user.full_name, session_id),
+        subject_id=user.id,
+        details={"method": method, "role": user.user_role, "terms_source": application.terms_source},
+    )
 
 
 def record_refused(email: str | None, *, method: str, reason: str, error: str) -> None:
@@ -191,7 +204,7 @@ def forget_old_keys() -> int:
     return gone.rowcount  # type: ignore[attr-defined]
 
 
-def _checked(application: Application) -> EmailAddress:
+def checked(application: Application) -> EmailAddress:
     """Return the address when all rules hold. Raises Invalid with every broken one."""
     found: dict[str, list[str]] = {}
     address = EmailAddress("", "")
@@ -218,8 +231,9 @@ def _known(address: EmailAddress, key: str | None) -> _Known:
     return _Known(account_id is not None, fingerprint, key_owner)
 
 
-def _insert_account(application: Application, address: EmailAddress, password_hash: str) -> User | None:
-    """Insert the account, or return None when the address is taken, also by somebody a moment earlier."""
+def insert_account(application: Application, address: EmailAddress, password_hash: str) -> User | None:
+    """Insert the account, or return None when the address is taken, also by somebody a moment earlier. Commits
+    nothing."""
     now = clock.now()
     values = {
         "id": ids.new_id(),
@@ -240,22 +254,21 @@ def _insert_account(application: Application, address: EmailAddress, password_ha
     return User(**values) if is_inserted else None
 
 
-def _keep_key(key: str, fingerprint: str, user: User) -> None:
-    """Store the key with the account. Raises KeyUsedDifferently when it stands for another registration."""
+def keep_key(key: str, fingerprint: str, user_id: str, *, scope: str) -> bool:
+    """Store the key with the account; say whether it was free. Commits nothing."""
     now = clock.now()
     stored = db.session.scalar(
         _KEEP,
         {
-            "scope": _SCOPE,
+            "scope": scope,
             "key_hash": ids.fingerprint(key),
             "fingerprint": fingerprint,
-            "user_id": user.id,
+            "user_id": user_id,
             "created_at": now,
             "oldest": now - KEY_LASTS,
         },
     )
-    if stored is None:
-        raise KeyUsedDifferently
+    return stored is not None
 
 
 def _repeat(
@@ -291,7 +304,7 @@ def _repeat(
     return Registered(user, credential)
 
 
-def _fingerprint(application: Application, address: EmailAddress) -> str:
+def fingerprint_of(application: Application, address: EmailAddress) -> str:
     """Return what must be equal for a repeat to be one; made from no password."""
     parts = [
         address.key,

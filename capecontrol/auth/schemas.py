@@ -280,6 +280,24 @@ class OlderRegistrationAnswer(RegistrationAnswer):
     message: str = "Your account is open."
 
 
+class AppliedAnswer(BaseModel):
+    """V3 where nobody may learn who has an account: there is a mail to read. The same for every address."""
+
+    detail: str
+
+
+class OlderAppliedAnswer(AppliedAnswer):
+    """The same for the older pages, which read `message`."""
+
+    success: bool = True
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def message(self) -> str:
+        """The sentence once more."""
+        return self.detail
+
+
 class QueuedAnswer(BaseModel):
     """V3 when many people register: a ticket to send the same body with again at its turn."""
 

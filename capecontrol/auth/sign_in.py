@@ -7,7 +7,7 @@ from capecontrol import clock, ids
 from capecontrol.audit import events
 from capecontrol.audit.actor import Actor
 from capecontrol.audit.recorder import failures_recorded, record, record_failure
-from capecontrol.auth import email_addresses, passwords
+from capecontrol.auth import email_addresses, passwords, verification
 from capecontrol.auth.credentials import Credential, Mint, end_session_of
 from capecontrol.auth.models import ApiToken, User, UserSession
 from capecontrol.database import is_passing
@@ -21,16 +21,34 @@ class SignInRefused(SignInRequired):
     detail = "That e-mail address and password do not match an open account."
 
 
+class PrivateSignInRefused(SignInRefused):
+    """The same where accounts wait for their address to be confirmed; that, too, is said to everybody alike."""
+
+    detail = (
+        f"{SignInRefused.detail} An account opens once its address is confirmed; "
+        "where only that is missing, we mail the link again, at most once an hour."
+    )
+
+
 def sign_in(
-    email: str, password: str, *, actor: Actor | None, method: str, mint: Mint, is_remembered: bool = False
+    email: str,
+    password: str,
+    *,
+    actor: Actor | None,
+    method: str,
+    mint: Mint,
+    is_remembered: bool = False,
+    is_private: bool = False,
 ) -> tuple[User, Credential]:
     """Check the password and mint a credential. An older hash is replaced by argon2id on the way.
 
     The session of the browser's previous person, if any (`actor`), ends: a sign-in always rotates the session.
+    `is_private`: the address must be confirmed, and with the right password the link for that is mailed again.
     Raises SignInRefused, Overloaded or Unavailable; each is recorded.
     """
     try:
-        return _sign_in(email, password, actor=actor, method=method, mint=mint, is_remembered=is_remembered)
+        user_id, fresh_hash = _checked(email, password, method=method, is_private=is_private)
+        return _open(user_id, fresh_hash, actor=actor, method=method, mint=mint, is_remembered=is_remembered)
     except SQLAlchemyError as failure:
         db.session.rollback()
         record_refused(email, method=method, reason="unavailable", error=type(failure).__name__)
@@ -51,30 +69,36 @@ def record_refused(email: str | None, *, method: str, reason: str, error: str, a
     )
 
 
-def _sign_in(
-    email: str, password: str, *, actor: Actor | None, method: str, mint: Mint, is_remembered: bool
-) -> tuple[User, Credential]:
+def _checked(email: str, password: str, *, method: str, is_private: bool) -> tuple[str, str | None]:
+    """Return whose address and password these are, and a fresh hash where theirs is outdated."""
     key = email_addresses.key_of(email)
     found = db.session.execute(
-        select(User.id, User.password_hash, User.is_active).where(User.email_key == key)
+        select(User.id, User.password_hash, User.is_active, User.email_verified_at).where(User.email_key == key)
     ).one_or_none()
     db.session.rollback()  # no connection is held while hashing
+    is_unconfirmed = False
     try:
         is_right, fresh_hash = passwords.verify_for_sign_in(
             found.password_hash if found else None, password[: passwords.LONGEST + 1]
         )
-        if found is None or not is_right or not found.is_active:
-            raise SignInRefused
+        is_theirs = found is not None and is_right and found.is_active
+        is_unconfirmed = is_private and is_theirs and found is not None and found.email_verified_at is None
+        if found is None or not is_theirs or is_unconfirmed:
+            raise PrivateSignInRefused if is_private else SignInRefused
     except (SignInRefused, Overloaded) as refusal:
+        if is_private and not isinstance(refusal, Overloaded):
+            # For every refusal, also to nobody: how long the answer takes must not tell that a password was right.
+            verification.write_to(verification.lock_owner(key if is_unconfirmed else None), form=None)
+            db.session.commit()
         record_refused(
             email,
             method=method,
-            reason=_reason(refusal, found is not None),
+            reason="address_not_confirmed" if is_unconfirmed else _reason(refusal, found is not None),
             error=refusal.detail,
             account_id=found.id if found else None,
         )
         raise
-    return _open(found.id, fresh_hash, actor=actor, method=method, mint=mint, is_remembered=is_remembered)
+    return found.id, fresh_hash
 
 
 def sign_out(*, actor: Actor, method: str, token_secret: str | None = None) -> None:

@@ -1,4 +1,4 @@
-"""The account pages: open an account, sign in and out, see one's account."""
+"""The account pages: open an account, confirm its address, sign in and out, see one's account."""
 
 import re
 from typing import Any
@@ -11,14 +11,24 @@ from capecontrol import ids
 from capecontrol.audit.devices import browser_name
 from capecontrol.audit.origin import current_origin
 from capecontrol.auth import account as accounts
-from capecontrol.auth import automation, credentials, identity, registration, waiting_cookie, waiting_room
+from capecontrol.auth import (
+    automation,
+    credentials,
+    identity,
+    private_registration,
+    registration,
+    verification,
+    waiting_cookie,
+    waiting_room,
+)
 from capecontrol.auth import sign_in as signing_in
 from capecontrol.auth.credentials import Browser, Credential
-from capecontrol.auth.forms import RegisterForm, SignInForm, WaitingForm, add_errors
+from capecontrol.auth.forms import RegisterForm, SignInForm, VerifyForm, WaitingForm, add_errors
 from capecontrol.auth.identity import SignedIn, login_required, public
 from capecontrol.auth.tickets import NotATicket
 from capecontrol.auth.waiting_cookie import Kept
 from capecontrol.auth.waiting_room import Place
+from capecontrol.config import Settings
 from capecontrol.errors import DomainError, Invalid, RateLimited, RetryLater, SignInRequired
 from capecontrol.web import rate_limits
 from capecontrol.web.error_handlers import status_of
@@ -38,9 +48,9 @@ Answer = str | Response | tuple[str, int] | tuple[str, int, dict[str, str]]
 @pages.route("/register", methods=["GET", "POST"])
 @public
 def register() -> Answer:
-    """Open an account and sign in."""
+    """Open an account and sign in; where accounts are private, take the form and send its writer to their mail."""
     form = RegisterForm()
-    if request.method == "GET":
+    if request.method != "POST":
         if identity.actor_or_none() is not None:
             return redirect(url_for("conversations.list_all"), code=303)
         return _fresh(form)
@@ -62,20 +72,15 @@ def register() -> Answer:
             error=suspicion or ", ".join(name for name in form.errors if name),
         )
         return _again(form, 422)
+    application = registration.Application(
+        email=form.email.data,
+        password=form.password.data,
+        full_name=form.full_name.data,
+        user_role=form.user_role.data,
+        company_name=form.company_name.data or None,
+    )
     try:
-        done = registration.register(
-            registration.Application(
-                email=form.email.data,
-                password=form.password.data,
-                full_name=form.full_name.data,
-                user_role=form.user_role.data,
-                company_name=form.company_name.data or None,
-            ),
-            actor=identity.actor_or_none(),
-            method="page",
-            mint=credentials.session_for(_browser(), is_remembered=False),
-            idempotency_key=form.idempotency_key.data or None,
-        )
+        answer = _open_account(application, "page", form.idempotency_key.data or None)
     except registration.EmailTaken as taken:
         add_errors(form, {"email": [taken.detail]})
         return _again(form, status_of(taken))
@@ -91,9 +96,56 @@ def register() -> Answer:
         return waiting_cookie.give(redirect(url_for("auth.wait"), code=303), _kept(form), queued)
     except RetryLater as busy:
         return _busy(form, busy)
+    return answer
+
+
+def _open_account(
+    application: registration.Application, method: str, key: str | None, ticket: str | None = None
+) -> Response:
+    """Open the account and go where its owner goes on. Raises what either kind of registration raises."""
+    if _settings().is_private:
+        private_registration.register(application, method=method, idempotency_key=key, ticket=ticket)
+        return redirect(url_for("auth.check_mail"), code=303)
+    done = registration.register(
+        application,
+        actor=identity.actor_or_none(),
+        method=method,
+        mint=credentials.session_for(_browser(), is_remembered=False),
+        idempotency_key=key,
+        ticket=ticket,
+    )
     _enter(done.user, done.credential, is_remembered=False)
     flash(f"Welcome, {done.user.full_name}. Your account is open.", "success")
     return redirect(url_for("conversations.list_all"), code=303)
+
+
+@pages.get("/register/check-mail")
+@public
+def check_mail() -> Answer:
+    """Say that there is a mail to read: to everybody the same, whatever the mail says."""
+    if not _settings().is_private:
+        return redirect(url_for("auth.register"), code=303)
+    return render_template("auth/check_mail.html", has_server=_settings().mail_server is not None)
+
+
+@pages.route("/verify-email", methods=["GET", "POST"])
+@public
+def verify_email() -> Answer:
+    """Show the button that confirms an address; pressing it does, once."""
+    form = VerifyForm()
+    try:
+        if request.method != "POST":
+            form.token.data = request.args.get("token", "")
+            return render_template("auth/verify_email.html", form=form, email=verification.get_address(form.token.data))
+        rate_limits.hold_to(rate_limits.VERIFY_EMAIL, who=rate_limits.caller())
+        user = verification.verify(form.token.data or "", administrators=_settings().admin_emails)
+    except verification.LinkNotValid as refusal:
+        page = render_template(
+            "auth/verify_email.html", form=form, email=None, refused=refusal.detail, is_private=_settings().is_private
+        )
+        return page, status_of(refusal)
+    flash(f"{user.email} is confirmed and your account is open. Sign in to go on.", "success")
+    return redirect(url_for("auth.sign_in"), code=303)
 
 
 @pages.route("/register/waiting", methods=["GET", "POST"])
@@ -105,7 +157,7 @@ def wait() -> Answer:
         return redirect(url_for("auth.register"), code=303)
     form = WaitingForm()
     try:
-        if request.method == "GET":
+        if request.method != "POST":
             return _waiting(form, kept, waiting_room.get_place(kept.ticket))
         return _finish_waiting(form, kept)
     except waiting_room.Queued as queued:
@@ -134,7 +186,7 @@ def _finish_waiting(form: WaitingForm, kept: Kept) -> Answer:
         )
         return _waiting(form, kept, waiting_room.get_place(kept.ticket)), 409
     try:
-        done = registration.register(
+        answer = _open_account(
             registration.Application(
                 email=kept.email,
                 password=form.password.data,
@@ -142,20 +194,16 @@ def _finish_waiting(form: WaitingForm, kept: Kept) -> Answer:
                 user_role=kept.user_role,
                 company_name=kept.company_name,
             ),
-            actor=identity.actor_or_none(),
-            method="page, after waiting",
-            mint=credentials.session_for(_browser(), is_remembered=False),
-            idempotency_key=kept.idempotency_key,
-            ticket=kept.ticket,
+            "page, after waiting",
+            kept.idempotency_key,
+            kept.ticket,
         )
     except _WAITING_IS_OVER:
         raise
     except Invalid as refusal:
         add_errors(form, refusal.errors)
         return _waiting(form, kept, waiting_room.get_place(kept.ticket)), status_of(refusal)
-    _enter(done.user, done.credential, is_remembered=False)
-    flash(f"Welcome, {done.user.full_name}. Your account is open.", "success")
-    return waiting_cookie.take_back(redirect(url_for("conversations.list_all"), code=303))
+    return waiting_cookie.take_back(answer)
 
 
 def _is_for_same_address(ticket: str | None, kept: str) -> bool:
@@ -190,7 +238,7 @@ def leave_queue() -> Answer:
 def sign_in() -> Answer:
     """Sign in and go where one was going."""
     form = SignInForm()
-    if request.method == "GET":
+    if request.method != "POST":
         target = safe_target(request.args.get("next"))
         if identity.actor_or_none() is not None:
             return redirect(target or url_for("conversations.list_all"), code=303)
@@ -213,6 +261,7 @@ def sign_in() -> Answer:
             method="page",
             mint=credentials.session_for(_browser(), is_remembered=is_remembered),
             is_remembered=is_remembered,
+            is_private=_settings().is_private,
         )
     except (SignInRequired, RetryLater) as refusal:
         return _refused(form, refusal)
@@ -246,7 +295,12 @@ def account() -> str:
         }
         for row in accounts.list_sessions(actor=actor)
     ]
-    return render_template("auth/account.html", person=accounts.get_person(actor=actor), sessions=sessions)
+    return render_template(
+        "auth/account.html",
+        person=accounts.get_person(actor=actor),
+        sessions=sessions,
+        is_private=_settings().is_private,
+    )
 
 
 @pages.post("/account/sessions/<session_id>/end")
@@ -271,7 +325,7 @@ def safe_target(target: str | None) -> str | None:
 def _fresh(form: RegisterForm) -> str:
     form.idempotency_key.data = ids.new_id()
     form.rendered_at.data = automation.stamp(_secret_key())
-    return render_template("auth/register.html", form=form)
+    return render_template("auth/register.html", form=form, is_private=_settings().is_private)
 
 
 def _again(form: RegisterForm, status: int) -> tuple[str, int]:
@@ -280,7 +334,7 @@ def _again(form: RegisterForm, status: int) -> tuple[str, int]:
     form.fax_number.data = ""
     form.idempotency_key.data = form.idempotency_key.data or ids.new_id()
     form.rendered_at.data = automation.stamp(_secret_key())
-    return render_template("auth/register.html", form=form), status
+    return render_template("auth/register.html", form=form, is_private=_settings().is_private), status
 
 
 def _busy(form: RegisterForm, busy: RetryLater) -> tuple[str, int, dict[str, str]]:
@@ -310,6 +364,7 @@ def _waiting(form: WaitingForm, kept: Kept, place: Place, *, ticket: str | None 
         ticket=form.ticket.data,
         application=kept,
         turn_seconds=waiting_room.TURN_LASTS_SECONDS,
+        is_private=_settings().is_private,
     )
 
 
@@ -349,6 +404,11 @@ def _leave(response: Response) -> Response:
 def _browser() -> Browser:
     origin = current_origin()
     return Browser(ip_address=origin.ip_address, user_agent=origin.user_agent)
+
+
+def _settings() -> Settings:
+    settings: Settings = current_app.config["SETTINGS"]
+    return settings
 
 
 def _secret_key() -> str:

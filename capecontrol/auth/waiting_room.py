@@ -87,6 +87,9 @@ class TicketSpent(Conflict):
 
     detail = "This ticket has been used: its account is open. Sign in instead."
 
+    def __init__(self) -> None:
+        super().__init__("This ticket has been used: look into your mail." if _ready().is_private else None)
+
 
 @dataclass(frozen=True, slots=True)
 class Place:
@@ -118,15 +121,17 @@ class _Room:
     signer: Signer
     turns: Turns
     is_open: bool
+    is_private: bool = False
 
 
 _room: _Room | None = None
 
 
-def configure(*, secret_key: str, slots: int, is_open: bool) -> None:
-    """Set the room up for this process. `slots` are the hashes at a time of all processes together."""
+def configure(*, secret_key: str, slots: int, is_open: bool, is_private: bool = False) -> None:
+    """Set the room up for this process. `slots` are the hashes at a time of all processes together; `is_private`:
+    nobody is told that there is an account, and at the end of the wait there is a mail."""
     global _room
-    _room = _Room(Signer(secret_key), Turns(slots), is_open)
+    _room = _Room(Signer(secret_key), Turns(slots), is_open, is_private)
 
 
 def forget_figure() -> None:
@@ -282,7 +287,10 @@ def _place_of(ticket: Ticket) -> Place:
 def _place_in(row: _Row | None, figure: Figure) -> Place:
     """Return the place of a ticket that turns have come to, by its row; None where there is none any more."""
     if row is not None and row.is_done:
-        return Place("done", 0, 0, LONGEST_POLL_SECONDS, "Your account is open. Sign in.")
+        detail = (
+            "Your form was taken. Look into your mail." if _ready().is_private else "Your account is open. Sign in."
+        )
+        return Place("done", 0, 0, LONGEST_POLL_SECONDS, detail)
     if row is not None and row.is_living and not row.has_turn:
         return _waiting(1, figure)  # drawn before another that was read already, and stored after it
     if row is not None and row.is_living:

@@ -78,6 +78,10 @@ def write(name: str, fields: Mapping[str, Any], *, on: Stationery) -> Written:
 
 # To administrators: what the record shows that needs somebody. Each alert is {title, sentence, advice, path}.
 ALERTS = _letter("alerts", "alerts", "more", text="mail/alerts.txt", html="mail/alerts.html")
+# To whoever reads the mailbox. What somebody else may have typed stays out: these letters could be sent to anybody.
+# `path` leads to the page that confirms the address, and holds the link's secret.
+VERIFY_EMAIL = _letter("verify_email", "path", text="mail/verify_email.txt", html="mail/verify_email.html")
+ACCOUNT_EXISTS = _letter("account_exists", text="mail/account_exists.txt", html="mail/account_exists.html")
 # To the person whose account it is.
 NEW_DEVICE = _letter(
     "new_device",

@@ -132,6 +132,7 @@ def _live(history: _History, number: int, character: Character, begun: datetime,
             "id": person.id,
             "email": address.address,
             "email_key": address.key,
+            "email_verified_at": begun,  # so that they can sign in where accounts are private
             "password_hash": password_hash,
             "user_role": character.role,
             "full_name": character.name,

@@ -49,6 +49,7 @@ REGISTER = Limit("register", hits=120, seconds=600)
 SIGN_IN = Limit("sign_in", hits=60, seconds=60)
 # Slows guessing at one account from one place; never locks the account, which would hand attackers a weapon.
 SIGN_IN_TO_ACCOUNT = Limit("sign_in_to_account", hits=10, seconds=300)
+VERIFY_EMAIL = Limit("verify_email", hits=60, seconds=600)
 CHECK_EMAIL = Limit("check_email", hits=240, seconds=60, is_hot=True)
 # One address is checked a few times by whoever types it. Beyond this, somebody watches it from many places.
 CHECK_ONE_EMAIL = Limit("check_one_email", hits=60, seconds=60, is_hot=True)

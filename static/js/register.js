@@ -85,7 +85,7 @@ async function ask(address) {
   if (mine !== question || address !== email.value.trim()) return;
   const meant = answer.suggestion ? offer(answer.suggestion) : null;
   if (answer.available === true) {
-    say(meant ? answer.message : "This address is free.", meant ? "" : "good", meant);
+    say(meant ? answer.message : availability.dataset.free, meant ? "" : "good", meant);
     showSteps({ check: "done" });
   } else if (answer.reason === "already_exists") say("This address already has an account.", "needs-you", signInLink());
   else if (answer.reason === "invalid_format") say(answer.message, "needs-you", meant);
@@ -186,7 +186,7 @@ async function goOn(answer) {
   return answer.kind === "page";
 }
 
-/** The form was taken: either there is a place to wait for, or the account is open. */
+/** The form was taken: either there is a place to wait for, or the account is open, or there is a mail to read. */
 async function follow() {
   const answer = await look(form.dataset.waitingRoom, WAITING_PAGE);
   if (answer.kind === "trouble") {
@@ -201,8 +201,8 @@ async function follow() {
     return true;
   }
   showSteps({ check: "done", secure: "done", open: "done", done: "done" });
-  // Whoever has an account is sent on from here, to the message that waits for them.
-  location.assign(form.action);
+  // Whoever has an account is sent on from there, to the message that waits for them.
+  location.assign(form.dataset.onward);
   return true;
 }
 

@@ -82,6 +82,28 @@ def test_a_hash_is_made_with_no_connection_held(
             assert set(seen) == {0}, what
 
 
+@pytest.mark.parametrize("email", ["known@example.com", "fresh@example.com"])
+def test_where_accounts_are_private_neither_a_known_nor_an_unknown_address_holds_one(
+    databases, monkeypatch: pytest.MonkeyPatch, email: str
+) -> None:
+    with databases.clone() as url:
+        app = create_app(settings_for(url, account_privacy="private"))
+        make_person(app, email="known@example.com")
+        with app.app_context():
+            pools = [engine.pool for engine in db.engines.values()]
+        seen: list[int] = []
+        watch(monkeypatch, lambda: seen.append(sum(pool.checkedout() for pool in pools)))
+        body = {**APPLICATION, "email": email}
+        headers = {"Idempotency-Key": "once"}  # which is looked for before
+        with ThreadPoolExecutor(1) as caller:
+            register = caller.submit(app.test_client().post, "/api/auth/v2/register", json=body, headers=headers)
+            assert register.result().status_code == 202
+            sign_in = caller.submit(app.test_client().post, "/api/auth/v2/login", json=body)
+            assert sign_in.result().status_code == 401
+        assert seen == [0, 0]
+        dispose(app)
+
+
 @pytest.mark.parametrize("who", ["newcomer", "person"])
 def test_one_waits_for_a_hash_with_no_connection_held(
     served: Flask, held: Callable[[], int], monkeypatch: pytest.MonkeyPatch, who: str

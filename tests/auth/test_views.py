@@ -397,3 +397,10 @@ def test_a_hidden_key_that_no_page_of_ours_made_is_refused(patient: Visitor, db_
     assert db_session.scalar(select(func.count()).select_from(User)) == 0
     register(patient)
     assert db_session.scalar(select(func.count()).select_from(User)) == 1
+
+
+@pytest.mark.parametrize("path", ["/register", "/login", "/register/waiting"])
+def test_looking_at_a_forms_head_sends_nothing_and_is_no_refusal(app: Flask, db_session: Session, path: str) -> None:
+    answer = app.test_client().head(path)
+    assert answer.status_code == (303 if path == "/register/waiting" else 200)
+    assert names(db_session) == []

@@ -44,23 +44,28 @@ def slow_server(databases: Databases, tmp_path_factory: pytest.TempPathFactory) 
 
 @pytest.fixture
 def queue(slow_server: LiveServer) -> LiveServer:
-    """Return the server with people waiting at it: tickets of closed browsers, so nobody comes at the turn.
+    """Return the server with people waiting at it."""
+    let_people_wait(slow_server)
+    return slow_server
+
+
+def let_people_wait(server: LiveServer) -> None:
+    """Fill the queue with tickets of closed browsers, so that nobody comes at the turn.
 
     Where nobody came, the room would give all its turns at once; so of others, who have left, all seem to have come.
     """
     execute(
-        slow_server,
+        server,
         "INSERT INTO registration_tickets (id, email_mark, created_at, turn_at, claimed_at, left_at) "
         "SELECT gen_random_uuid()::text, 'came ' || gen_random_uuid(), now(), "
         "now() + make_interval(secs => n * 0.05 - 15), now(), now() FROM generate_series(1, 3000) AS n",
     )
     execute(
-        slow_server,
+        server,
         "INSERT INTO registration_tickets (id, email_mark, created_at) "
         "SELECT gen_random_uuid()::text, 'nobody ' || gen_random_uuid(), now() "
         f"FROM generate_series(1, {PEOPLE_BEFORE})",
     )
-    return slow_server
 
 
 @pytest.fixture

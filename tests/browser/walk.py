@@ -59,6 +59,15 @@ def register(page: Page, url: str, email: str, name: str, shoot: Shoot) -> None:
     shoot("conversations-empty")
 
 
+def fill_in(page: Page, email: str, name: str) -> None:
+    """Fill in the registration form in front of one as a person does, who takes more than a second."""
+    page.get_by_label("Your name").fill(name)
+    page.get_by_label("E-mail address").fill(email)
+    page.get_by_label("Password", exact=True).fill(PASSWORD)
+    page.get_by_role("checkbox").check()
+    page.wait_for_timeout(1100)
+
+
 def sign_out(page: Page) -> None:
     """Sign out."""
     page.get_by_role("button", name="Sign out").click()

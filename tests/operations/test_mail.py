@@ -30,6 +30,8 @@ TO = "thandi@example.com"
 DEVICE = {"name": "Thandi Nkosi", "device": "Firefox on Linux", "ip_address": "192.0.2.7", "at": "24 November 2026"}
 LETTERS = {
     "new_device": DEVICE,
+    "verify_email": {"path": "/verify-email?token=abc"},
+    "account_exists": {},
     "alerts": {
         "alerts": [{"title": "An attack", "sentence": "12 tries", "advice": "Look at it.", "path": "/audit?q=1"}],
         "more": 2,

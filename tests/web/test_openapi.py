@@ -167,6 +167,17 @@ def test_what_is_asked_for_is_described_in_the_right_place(described: dict[str, 
     assert one == [{"name": "reference", "in": "path", "required": True, "schema": {"type": "string"}}]
 
 
+def test_the_answer_of_private_accounts_is_described_without_an_account_in_it(described: dict[str, Any]) -> None:
+    for path, fields in (
+        ("/api/auth/v2/register", {"detail"}),
+        ("/api/auth/register", {"detail", "success", "message"}),
+        ("/api/auth/register/step2", {"detail", "success", "message"}),
+    ):
+        answer = described["paths"][path]["post"]["responses"]["202"]["content"]["application/json"]["schema"]
+        name = answer["$ref"].removeprefix("#/components/schemas/")
+        assert described["components"]["schemas"][name]["properties"].keys() == fields
+
+
 def test_both_vocabularies_of_a_registration_are_described(described: dict[str, Any]) -> None:
     body = described["components"]["schemas"]["RegistrationBody"]
     assert body["properties"].keys() >= {
