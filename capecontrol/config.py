@@ -1,8 +1,11 @@
 """Every setting, typed, read once from the environment; refuses to start without what it needs."""
 
 import json
+import math
 import os
+import sys
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass, field
 from email.utils import parseaddr
 from pathlib import Path
@@ -85,7 +88,7 @@ class Settings(BaseSettings):
         default=None,
         ge=1,
         description="Password hashes at a time in each process for registrations, and as many again for sign-ins. "
-        "Default: cores divided by processes.",
+        "Default: the cores this container may use, divided by processes.",
     )
     registration_waiting_room: bool = Field(
         default=True,
@@ -259,7 +262,7 @@ class Settings(BaseSettings):
         if not self.mail_from:
             self.mail_from = f"Cape Control <no-reply@{urlsplit(self.public_url).hostname or 'localhost'}>"
         if self.password_hash_slots is None:
-            self.password_hash_slots = max(1, (os.cpu_count() or 1) // self.web_concurrency)
+            self.password_hash_slots = max(1, cores() // self.web_concurrency)
         return self
 
     @property
@@ -297,6 +300,20 @@ class Settings(BaseSettings):
         """The same as a sum, such as `web 12 + worker 6 + release or operator 2 = 20`."""
         parts = " + ".join(f"{name} {count}" for name, count in self.connections.items())
         return f"{parts} = {sum(self.connections.values())}"
+
+
+def cores(root: Path = Path("/sys/fs/cgroup")) -> int:
+    """Return how many cores this process may keep busy: those it may run on, or fewer where its container has a quota.
+
+    The quota is the control group's: `cpu.max` of version 2, `cpu.cfs_quota_us` of version 1 (docs.kernel.org,
+    cgroup-v2 and sched-bwc); -1 and `max` are none. A started core counts: 1.5 are 2.
+    """
+    allowed = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    for names in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
+        with suppress(OSError, ValueError):
+            quota, period = " ".join((root / name).read_text() for name in names).split()
+            return max(1, min(allowed, math.ceil(int(quota) / int(period)))) if quota.isdigit() else allowed
+    return allowed
 
 
 AUDIT_POOL = 1

@@ -1,6 +1,8 @@
 """Guard: settings are read once, refuse in words, and are documented."""
 
+import os
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -133,3 +135,40 @@ def reads_environment(name: str, source: str) -> bool:
     if name in allowed or name.startswith("local"):
         return False
     return bool(re.search(r"os\.environ|getenv|from os import environ", source))
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({}, None),
+        ({"cpu.max": "max 100000\n"}, None),
+        ({"cpu.max": "50000 100000\n"}, 1),
+        ({"cpu.max": "100000 100000\n"}, 1),
+        ({"cpu.max": "not of the kernel\n"}, None),
+        ({"cpu.max": "99900000 100000\n"}, None),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, None),
+        ({"cpu/cpu.cfs_quota_us": "70000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 1),
+    ],
+)
+def test_a_containers_quota_counts_where_it_is_less_than_the_machine(
+    tmp_path: Path, files: dict[str, str], expected: int | None
+) -> None:
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    of_the_machine = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
+    assert config.cores(tmp_path) == (expected or of_the_machine)
+
+
+def test_a_started_core_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    (tmp_path / "cpu.max").write_text("150000 100000\n")
+    assert config.cores(tmp_path) == 2
+
+
+def test_the_processes_share_the_cores_among_their_hashes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(config, "cores", lambda: 8)
+    assert load(monkeypatch, WEB_CONCURRENCY="2").password_hash_slots == 4
+    assert load(monkeypatch, WEB_CONCURRENCY="16", DATABASE_CONNECTION_LIMIT="200").password_hash_slots == 1
+    assert load(monkeypatch, WEB_CONCURRENCY="2", PASSWORD_HASH_SLOTS="3").password_hash_slots == 3
