@@ -183,9 +183,14 @@ def start_server(databases: Databases, tmp_path: Path) -> Iterator[Callable[...,
 
 
 def settings_for(database_url: str, **changes: object) -> Settings:
-    """Return the settings of tests: everything by default, rate limits off."""
+    """Return the settings of tests: everything by default but rate limits, off, and what a password's hash costs.
+
+    Two thousand are made in a run. They are argon2id's as always, far below the floor that nobody can set.
+    """
     defaults: dict[str, object] = {"secret_key": SECRET_KEY, "ratelimit_enabled": False}
-    return Settings(database_url=database_url, **(defaults | changes))
+    settings = Settings(database_url=database_url, **(defaults | changes))
+    cheapest = {"password_hash_memory_kib": 64, "password_hash_passes": 1}
+    return settings.model_copy(update={name: cost for name, cost in cheapest.items() if name not in changes})
 
 
 def dispose(app: Flask) -> None:

@@ -19,7 +19,7 @@ from tests.live_server import REPOSITORY, environment_of_processes
 
 TEMPLATE = "template_migrated"
 PREFIX = "capecontrol-tests-"
-MEMORY = Path("/dev/shm")
+MEMORY = Path("/dev/shm")  # noqa: S108 - each server makes a private folder in it
 MEMORY_BYTES = 4 * 1024**3
 """What has to be free in memory for files to go there: a cluster takes a tenth of it, a container may have 64 MiB."""
 
