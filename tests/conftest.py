@@ -31,8 +31,12 @@ RUN_SERVER = pytest.StashKey[RunServer]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Forget the developer's settings; make ready for a PostgreSQL of this process."""
-    for name in (*Settings.model_fields, "dyno"):
+    """Forget the developer's settings; make ready for a PostgreSQL of this process.
+
+    Compiled modules are kept whatever the developer prefers: a run starts a hundred processes, and each would compile
+    the product anew, a tenth of a second long.
+    """
+    for name in (*Settings.model_fields, "dyno", "PYTHONDONTWRITEBYTECODE"):
         os.environ.pop(name.upper(), None)
     config.stash[RUN_SERVER] = RunServer()
 
