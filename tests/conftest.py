@@ -33,8 +33,12 @@ RUN_SERVER = pytest.StashKey[RunServer]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Forget the developer's settings; make ready for a PostgreSQL of this process."""
-    for name in (*Settings.model_fields, "dyno"):
+    """Forget the developer's settings; make ready for a PostgreSQL of this process.
+
+    Compiled modules are kept whatever the developer prefers: a run starts a hundred processes, and each would compile
+    the product anew, a tenth of a second long.
+    """
+    for name in (*Settings.model_fields, "dyno", "PYTHONDONTWRITEBYTECODE"):
         os.environ.pop(name.upper(), None)
     config.stash[RUN_SERVER] = RunServer()
 
@@ -199,9 +203,14 @@ def start_server(databases: Databases, tmp_path: Path) -> Iterator[Callable[...,
 
 
 def settings_for(database_url: str, **changes: object) -> Settings:
-    """Return the settings of tests: everything by default, rate limits off."""
+    """Return the settings of tests: everything by default but rate limits, off, and what a password's hash costs.
+
+    Two thousand are made in a run. They are argon2id's as always, far below the floor that nobody can set.
+    """
     defaults: dict[str, object] = {"secret_key": SECRET_KEY, "ratelimit_enabled": False}
-    return Settings(database_url=database_url, **(defaults | changes))
+    settings = Settings(database_url=database_url, **(defaults | changes))
+    cheapest = {"password_hash_memory_kib": 64, "password_hash_passes": 1}
+    return settings.model_copy(update={name: cost for name, cost in cheapest.items() if name not in changes})
 
 
 def dispose(app: Flask) -> None:

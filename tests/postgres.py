@@ -1,6 +1,7 @@
 """The tests' PostgreSQL: one server a process, one migrated template on it, and clones for whoever asks."""
 
 import fcntl
+import os
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,9 @@ from tests.live_server import REPOSITORY, environment_of_processes
 
 TEMPLATE = "template_migrated"
 PREFIX = "capecontrol-tests-"
+MEMORY = Path("/dev/shm")  # noqa: S108 - each server makes a private folder in it
+MEMORY_BYTES = 4 * 1024**3
+"""What has to be free in memory for files to go there: a cluster takes a tenth of it, a container may have 64 MiB."""
 
 # Nothing in these databases outlives the run, so nothing waits for the disk.
 FORGETFUL = {
@@ -42,7 +46,7 @@ class RunServer:
         _sweep()
         self._options = options
         self._server: PostgresServer | None = None
-        self._folder = Path(tempfile.mkdtemp(prefix=PREFIX))
+        self._folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=_place(is_forgetful=options == FORGETFUL)))
         self._folder.chmod(0o711)  # run by root, the server has another account and must get through
         self._owner = (self._folder / "owner").open("w")
         fcntl.flock(self._owner, fcntl.LOCK_EX)
@@ -89,7 +93,8 @@ class Databases:
         `template0` gives one without any table of ours.
         """
         name = f"test_{uuid4().hex[:12]}"
-        self._run(f'CREATE DATABASE "{name}" TEMPLATE "{template}" OWNER "{ROLE}"')
+        # Copying files takes a sixth of the processor time of copying block by block through the log, the default.
+        self._run(f'CREATE DATABASE "{name}" TEMPLATE "{template}" STRATEGY file_copy OWNER "{ROLE}"')
         try:
             yield self.url(name)
         finally:
@@ -120,9 +125,18 @@ def _make_template(server: PostgresServer) -> None:
         cursor.execute(f'ALTER DATABASE "{TEMPLATE}" WITH ALLOW_CONNECTIONS false')
 
 
+def _place(*, is_forgetful: bool) -> Path:
+    """Return where a server's folder goes: into memory, where hundreds of clones cost a third of what a disk takes.
+
+    Not with one that must forget nothing: what it costs to wait for the disk is what its user measures.
+    """
+    has_memory = is_forgetful and os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free >= MEMORY_BYTES
+    return MEMORY if has_memory else Path(tempfile.gettempdir())
+
+
 def _sweep() -> None:
     """Remove the folders of runs that were killed: nobody holds their lock any more."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+    for folder in (folder for place in {MEMORY, Path(tempfile.gettempdir())} for folder in place.glob(f"{PREFIX}*")):
         with suppress(OSError):
             is_new = time.time() - folder.stat().st_mtime < 60  # perhaps not locked yet
             if not is_new:

@@ -8,12 +8,16 @@ from flask.testing import FlaskClient
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
-from capecontrol import clock
+from capecontrol import clock, create_app
 from capecontrol.audit.models import AuditLog
-from capecontrol.auth import credentials, registration
+from capecontrol.auth import credentials, passwords, registration
 from capecontrol.auth.models import ApiToken, IdempotencyKey, User
+from capecontrol.config import Settings
 from capecontrol.errors import Invalid
-from tests.people import PASSWORD, Person
+from capecontrol.extensions import db
+from tests.conftest import dispose, settings_for
+from tests.people import PASSWORD, Person, make_person
+from tests.postgres import Databases
 
 BODY = {"full_name": "Lerato Dube", "email": "lerato@example.com", "password": PASSWORD, "user_role": "client"}
 
@@ -38,7 +42,21 @@ def test_an_account_is_opened_with_its_event(client: FlaskClient, db_session: Se
     assert (event.event_type, event.success, event.user_email) == ("user_registration", True, "lerato@example.com")
     assert event.event_metadata == {"method": "api", "role": "client", "terms_source": "api"}
     assert user.password_hash is not None
-    assert user.password_hash.startswith("$argon2id$v=19$m=19456,t=2,p=1$")
+    assert user.password_hash.startswith("$argon2id$v=19$")
+
+
+def test_a_password_is_stored_at_the_cost_of_the_settings(
+    databases: Databases, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(passwords, "_hashing", None)
+    costs = {name: Settings.model_fields[name].default for name in ("password_hash_memory_kib", "password_hash_passes")}
+    with databases.clone() as url:
+        app = create_app(settings_for(url, **costs))
+        make_person(app)
+        with app.app_context():
+            stored = db.session.scalars(select(User.password_hash)).one()
+        dispose(app)
+    assert stored.startswith("$argon2id$v=19$m=19456,t=2,p=1$")
 
 
 def test_an_older_row_of_the_same_address_wins_whatever_its_case(client: FlaskClient, db_session: Session) -> None:

@@ -36,8 +36,11 @@ def full_gate() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def _fresh_figures(app: Flask) -> None:
-    """Let nothing of another test's room be remembered, and nothing be read late."""
+def _fresh_figures(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let nothing of another test's room be remembered, and nothing be read late; a hash takes its time, as live."""
+    settings = app.config["SETTINGS"]
+    monkeypatch.setattr(passwords, "_hashing", None)
+    passwords.configure(slots=settings.password_hash_slots, threads=settings.web_threads, memory_kib=19456, passes=2)
     look_again()
 
 
