@@ -4,7 +4,6 @@ Imports nothing of ours, because gunicorn runs it before the application exists.
 seconds throughout.
 """
 
-import gc
 import json
 import os
 import select
@@ -159,16 +158,6 @@ _OWNER = "CAPECONTROL_METRICS_OWNER"
 if os.environ.get(_OWNER) != str(os.getpid()):
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix="capecontrol-metrics-")
     os.environ[_OWNER] = str(os.getpid())
-
-
-def post_worker_init(_worker: Any) -> None:
-    """Take everything that now stands, the application with its libraries, out of the garbage collector's rounds.
-
-    A full round over it takes 90 ms of this process, and everybody in it waits that long (measured; docs.python.org,
-    gc.freeze).
-    """
-    gc.collect()
-    gc.freeze()
 
 
 def child_exit(_server: Any, worker: Any) -> None:

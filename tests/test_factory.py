@@ -20,7 +20,7 @@ from capecontrol.config import libpq_url
 from capecontrol.conversations.models import Conversation
 from capecontrol.extensions import db
 from tests.conftest import dispose, settings_for
-from tests.live_server import REPOSITORY
+from tests.live_server import REPOSITORY, environment_of_processes
 from tests.people import make_person
 
 NOWHERE = "postgresql://nobody@127.0.0.1:1/nothing"
@@ -180,3 +180,16 @@ def test_a_database_errors_text_stays_out_of_the_log(committed_app: Flask) -> No
         wrapped = RuntimeError("outside")
         wrapped.__cause__ = caught.value
         assert person.email not in str(database.in_safe_words(wrapped))
+
+
+def test_the_garbage_collector_leaves_alone_what_stood_before_the_first_request() -> None:
+    program = "import gc, wsgi; print(gc.isenabled(), gc.get_freeze_count() > 100_000)"
+    said = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=REPOSITORY,
+        env=environment_of_processes(NOWHERE),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert said.stdout == "True True\n"

@@ -24,7 +24,7 @@ CONFIGURATION = REPOSITORY / "capecontrol" / "server_config.py"
 STOP_SECONDS = 25
 
 APPLICATION = """\
-import gc, os, time
+import os, time
 from prometheus_client import CollectorRegistry, Counter, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 requests = Counter("requests", "requests")
@@ -34,8 +34,6 @@ def app(environ, start_response):
         registry = CollectorRegistry()
         MultiProcessCollector(registry)
         body = generate_latest(registry)
-    elif environ["PATH_INFO"] == "/frozen":
-        body = str(gc.get_freeze_count()).encode()
     else:
         time.sleep(float(environ["QUERY_STRING"] or 0))
         if environ["PATH_INFO"].endswith("/broken"):
@@ -147,10 +145,6 @@ def test_each_server_counts_from_zero_and_leaves_nothing(start, tmp_path):
         server.process.terminate()
         assert server.process.wait(STOP_SECONDS) == 0
         assert not list(tmp_path.glob("capecontrol-metrics-*"))
-
-
-def test_the_garbage_collector_leaves_alone_what_stood_before_the_first_request(start):
-    assert int(start().get("/frozen")) > 10_000
 
 
 @pytest.mark.parametrize("believed", ["*", "127.0.0.1"])
