@@ -158,12 +158,20 @@ def empty_database_url(databases: Databases) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def live_server(databases: Databases, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
-    """Yield web and worker as real processes, shared by the tests of a module, with a database of their own."""
+def live_server(
+    request: pytest.FixtureRequest, databases: Databases, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[LiveServer]:
+    """Yield two web processes and a worker, shared by the tests of a module, with a database of their own.
+
+    A module that needs less says so, because each process takes a second of a core: `LIVE_SERVER = {"worker": False,
+    "WEB_CONCURRENCY": "1"}`.
+    """
+    settings = {"worker": True, **getattr(request.module, "LIVE_SERVER", {})}
+    worker = settings.pop("worker")
     with databases.clone() as url:
-        server = LiveServer(url, tmp_path_factory.mktemp("live"))
+        server = LiveServer(url, tmp_path_factory.mktemp("live"), **settings)
         try:
-            server.start()
+            server.start(worker=worker)
             yield server
         finally:
             server.stop()
