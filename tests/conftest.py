@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 from flask import Flask
@@ -39,6 +40,14 @@ def pytest_configure(config: pytest.Config) -> None:
     for name in (*Settings.model_fields, "dyno", "PYTHONDONTWRITEBYTECODE"):
         os.environ.pop(name.upper(), None)
     config.stash[RUN_SERVER] = RunServer()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Share out the tests of `pytest -n` in our own way, unless another is asked for."""
+    from tests.distribution import ModulesWithServersTogether
+
+    return ModulesWithServersTogether(config, log) if config.getoption("dist") == "load" else None
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
