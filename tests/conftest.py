@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from flask import Flask
@@ -41,6 +42,14 @@ def pytest_configure(config: pytest.Config) -> None:
     for name in (*Settings.model_fields, "dyno", "PYTHONDONTWRITEBYTECODE"):
         os.environ.pop(name.upper(), None)
     config.stash[RUN_SERVER] = RunServer()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Share out the tests of `pytest -n` in our own way, unless another is asked for."""
+    from tests.distribution import ModulesWithServersTogether
+
+    return ModulesWithServersTogether(config, log) if config.getoption("dist") == "load" else None
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -174,12 +183,20 @@ def empty_database_url(databases: Databases) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def live_server(databases: Databases, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
-    """Yield web and worker as real processes, shared by the tests of a module, with a database of their own."""
+def live_server(
+    request: pytest.FixtureRequest, databases: Databases, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[LiveServer]:
+    """Yield two web processes and a worker, shared by the tests of a module, with a database of their own.
+
+    A module that needs less says so, because each process takes a second of a core: `LIVE_SERVER = {"worker": False,
+    "WEB_CONCURRENCY": "1"}`.
+    """
+    settings = {"worker": True, **getattr(request.module, "LIVE_SERVER", {})}
+    worker = settings.pop("worker")
     with databases.clone() as url:
-        server = LiveServer(url, tmp_path_factory.mktemp("live"))
+        server = LiveServer(url, tmp_path_factory.mktemp("live"), **settings)
         try:
-            server.start()
+            server.start(worker=worker)
             yield server
         finally:
             server.stop()

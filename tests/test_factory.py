@@ -20,7 +20,7 @@ from capecontrol.config import libpq_url
 from capecontrol.conversations.models import Conversation
 from capecontrol.extensions import db
 from tests.conftest import dispose, settings_for
-from tests.live_server import REPOSITORY, environment_of_processes
+from tests.live_server import REPOSITORY, SECRET_KEY, environment_of_processes
 from tests.people import make_person
 
 NOWHERE = "postgresql://nobody@127.0.0.1:1/nothing"
@@ -28,8 +28,8 @@ INCIDENT = """
 from sqlalchemy import ForeignKey, Text
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 import capecontrol
+from capecontrol.config import Settings
 from capecontrol.extensions import db
-from tests.conftest import settings_for
 
 class Report(db.Model):
     __tablename__ = "reports"
@@ -37,13 +37,13 @@ class Report(db.Model):
     user_id: Mapped[str] = mapped_column(Text, ForeignKey("{table}.id"))
     {relationship}
 
-capecontrol.create_app(settings_for("postgresql://nobody@127.0.0.1:1/nothing"))
+capecontrol.create_app(Settings(database_url="postgresql://nobody@127.0.0.1:1/nothing", secret_key="{key}"))
 print("started")
 """
 
 
 def start_with(table: str, relationship: str = "") -> subprocess.CompletedProcess[str]:
-    program = INCIDENT.format(table=table, relationship=relationship)
+    program = INCIDENT.format(table=table, relationship=relationship, key=SECRET_KEY)
     command = [sys.executable, "-c", program]
     return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=60, check=False)
 

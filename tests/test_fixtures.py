@@ -47,7 +47,7 @@ def test_the_live_server_is_web_and_worker(live_server):
 
 def test_a_server_takes_settings_for_one_test(start_server):
     token = "a token of this test"
-    server = start_server(worker=False, METRICS_TOKEN=token)
+    server = start_server(worker=False, WEB_CONCURRENCY="1", METRICS_TOKEN=token)
     assert get(server, "/metrics", Authorization=f"Bearer {token}") == 200
     assert server.worker is None
 

@@ -16,6 +16,7 @@ from capecontrol import create_app
 from capecontrol.config import libpq_url
 from tests.conftest import dispose, settings_for
 from tests.live_server import REPOSITORY, environment_of_processes
+from tests.postgres import Databases
 from tests.test_migrations import tables
 
 ADVISORY_LOCK = "x'6361706563746c'::bigint"  # "capectl", as migrations/env.py takes it
@@ -68,19 +69,14 @@ def test_a_migration_runs_with_limits_and_under_the_lock(empty_database_url: str
         assert cursor.fetchone() == ("4s", "1min", 1)
 
 
-def test_a_migration_gives_up_on_a_table_in_use_and_changes_nothing(empty_database_url: str, other: Connection) -> None:
-    upgrade = migrate(empty_database_url, "upgrade")
-    told = complaints(upgrade)
-    assert upgrade.returncode == 0, told
-    before = tables(empty_database_url)
-    with other.cursor() as cursor:
-        cursor.execute(
-            "SELECT count(*) FROM users_v2"
-        )  # a reader, who keeps the table until the end of its transaction
-        refused = migrate(empty_database_url, "downgrade", "base")
+def test_a_migration_gives_up_on_a_table_in_use_and_changes_nothing(databases: Databases) -> None:
+    with databases.clone() as url, closing(psycopg2.connect(libpq_url(url))) as reader, reader.cursor() as cursor:
+        before = tables(url)
+        cursor.execute("SELECT count(*) FROM users_v2")  # the reader keeps the table to the end of its transaction
+        refused = migrate(url, "downgrade", "base")
         assert "lock timeout" in complaints(refused)
         assert refused.returncode != 0
-    assert tables(empty_database_url) == before
+        assert tables(url) == before
 
 
 def test_a_migration_waits_for_another_deploys(empty_database_url: str, other: Connection) -> None:

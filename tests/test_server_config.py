@@ -22,6 +22,7 @@ from tests.live_server import REPOSITORY, LiveServer, free_port
 
 CONFIGURATION = REPOSITORY / "capecontrol" / "server_config.py"
 STOP_SECONDS = 25
+LIVE_SERVER = {"worker": False, "WEB_CONCURRENCY": "1"}  # what is refused never goes further than one process
 
 APPLICATION = """\
 import os, time

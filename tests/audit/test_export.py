@@ -630,17 +630,19 @@ def test_the_command_writes_the_same_file(exported: Flask, stored: Session, tmp_
 
 
 def test_the_command_refuses_in_words(exported: Flask) -> None:
-    refused = run(exported, "--start", "yesterday")
-    assert refused.returncode == 1
-    assert b"Give a day such as" in refused.stderr
-    assert b"Traceback" not in refused.stderr
+    refused = exported.test_cli_runner().invoke(args=["audit", "export", "--start", "yesterday"])
+    assert refused.exit_code == 1
+    assert "Give a day such as" in refused.output
+    assert isinstance(refused.exception, SystemExit), "no traceback"
 
 
 def test_the_command_leaves_no_file_that_looks_whole(exported: Flask, tmp_path: Path) -> None:
-    refused = run(exported, "--output", str(tmp_path / "no" / "such" / "folder.csv"))
-    assert refused.returncode == 1
-    assert b"not complete" in refused.stderr
-    assert b"Traceback" not in refused.stderr
+    output = str(tmp_path / "no" / "such" / "folder.csv")
+    refused = exported.test_cli_runner().invoke(args=["audit", "export", "--output", output])
+    assert refused.exit_code == 1
+    assert "not complete" in refused.output
+    assert isinstance(refused.exception, SystemExit), "no traceback"
+    assert list(tmp_path.iterdir()) == []
 
 
 # As it runs

@@ -211,7 +211,8 @@ def test_a_mail_nobody_ordered_is_not_sent(sending: Flask, server: MailServer) -
 
 def test_the_worker_sends_what_a_web_process_ordered(start_server: Callable[..., LiveServer]) -> None:
     with running(MailServer()) as server:
-        live = start_server(SMTP_URL=f"smtp://{USER}:{PASSWORD}@127.0.0.1:{server.port}", MAIL_FROM="hello@example.com")
+        url = f"smtp://{USER}:{PASSWORD}@127.0.0.1:{server.port}"
+        live = start_server(WEB_CONCURRENCY="1", SMTP_URL=url, MAIL_FROM="hello@example.com")
         app = create_app(settings_for(live.database_url))
         mail_id = order(app)
         _wait_for(lambda: row(app, mail_id).state == "sent" or row(app, mail_id).last_trouble is not None)
@@ -225,7 +226,8 @@ def test_the_worker_sends_what_a_web_process_ordered(start_server: Callable[...,
 
 def test_a_live_worker_delivers(start_server: Callable[..., LiveServer]) -> None:
     with running(MailServer()) as server:
-        live = start_server(SMTP_URL=f"smtp://127.0.0.1:{server.port}", MAIL_FROM="hello@example.com")
+        url = f"smtp://127.0.0.1:{server.port}"
+        live = start_server(WEB_CONCURRENCY="1", SMTP_URL=url, MAIL_FROM="hello@example.com")
         app = create_app(settings_for(live.database_url))
         order(app)
         dispose(app)
