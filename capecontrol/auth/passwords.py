@@ -299,8 +299,8 @@ def _is_a_row(text: str) -> bool:
 def _listed() -> frozenset[str]:
     """Return zxcvbn's list of common and breached passwords, and let the rest of zxcvbn go: 15 MB of other words."""
     listed = frozenset(import_module("zxcvbn.frequency_lists").FREQUENCY_LISTS["passwords"])
-    for module in [name for name in sys.modules if name.partition(".")[0] == "zxcvbn"]:
-        del sys.modules[module]
+    for name in [name for name in sys.modules if name.partition(".")[0] == "zxcvbn"]:
+        vars(sys.modules.pop(name)).clear()  # a module refers to itself, and no collector has to come by for this
     return listed
 
 

@@ -1,6 +1,8 @@
 """Passwords: the rule, the hash, and the gate in front of it."""
 
 import contextvars
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -14,6 +16,7 @@ from argon2 import PasswordHasher
 from capecontrol import clock
 from capecontrol.auth import passwords
 from capecontrol.errors import Overloaded
+from tests.live_server import REPOSITORY
 
 GOOD = "Table-Mountain-1085!"
 
@@ -223,3 +226,17 @@ def test_hashes_run_on_as_many_threads_as_there_are_permits() -> None:
         caller.join(5)
     assert 1 <= len(ran_on) <= 2
     assert ran_on.isdisjoint({caller.ident for caller in callers})
+
+
+def test_of_the_word_lists_only_the_passwords_stay_in_memory() -> None:
+    """The others are 9 MB in each process, and no collector comes by while the application is built (wsgi.py)."""
+    program = """
+import gc
+gc.disable()
+from capecontrol.auth import passwords
+passwords.configure(slots=1, threads=8, memory_kib=19456, passes=2)
+kinds = dict | list | set | frozenset
+print([len(found) for found in gc.get_objects() if isinstance(found, kinds) and len(found) > 9999])
+"""
+    run = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert run.stdout == "[30000]\n"
