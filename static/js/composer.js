@@ -21,9 +21,11 @@ export function forgetDraft(name) {
 /** Keep the text of `box` under `name`, and put back what was kept unless the server sent a text of its own. */
 export function keepDraft(box, name) {
   const kept = storage((store) => store.getItem(storageKey(name)));
-  if (kept && !box.value) box.value = kept;
+  const keep = () => storage((store) => store.setItem(storageKey(name), box.value));
+  if (box.value) keep(); // typed before this script was there
+  else if (kept) box.value = kept;
   box.addEventListener("input", () => {
-    if (box.value) storage((store) => store.setItem(storageKey(name), box.value));
+    if (box.value) keep();
     else forgetDraft(name);
   });
 }

@@ -275,6 +275,7 @@ def test_a_draft_survives_a_reload(context: BrowserContext, live_server: LiveSer
     page.get_by_label("What would you like to know?").fill("First")
     page.get_by_role("button", name=re.compile("^Start")).click()
     expect(page).to_have_url(re.compile(r"/conversations/[0-9a-f-]{36}"))
+    page.wait_for_load_state()
     page.get_by_label("Your message").fill("A long thought, not yet sent")
     page.reload()
     expect(page.get_by_label("Your message")).to_have_value("A long thought, not yet sent")
