@@ -12,7 +12,7 @@ import psycopg2.extensions
 import structlog
 from flask import Flask
 from sqlalchemy import Connection, Engine, PoolProxiedConnection, event
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, InvalidatePoolError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session, configure_mappers
 
@@ -35,6 +35,18 @@ class BoundedConnection(psycopg2.extensions.connection):
     """
 
     answer_seconds = 4.0  # a second more than the longest statement
+    answered_at = -math.inf
+
+    def is_surely_alive(self) -> bool:
+        """Say whether it has answered within the last second and nothing has come since, such as its end.
+
+        A ping before each use would be a round trip before each statement of a storm.
+        """
+        if self.closed or clock.monotonic() - self.answered_at > TRUSTED_SECONDS:
+            return False
+        poller = select.poll()
+        poller.register(self.fileno(), select.POLLIN)
+        return not poller.poll(0)
 
 
 AUDIT = "audit"
@@ -47,6 +59,7 @@ statement is its own transaction, without a begin, a commit or a ping around it.
 
 # Limits of separate steps whose sum stays under the request's budget of 8 s (decisions 4).
 POOL_WAIT_SECONDS = 1
+TRUSTED_SECONDS = 1
 CONNECT_SECONDS = 2
 STATEMENT_MS = 3000
 LOCK_MS = 1000
@@ -71,7 +84,6 @@ def engine_options(settings: Settings, *, pool_size: int) -> dict[str, Any]:
         "max_overflow": 0,
         "pool_timeout": POOL_WAIT_SECONDS,
         "pool_use_lifo": True,
-        "pool_pre_ping": True,
         "pool_recycle": 300,
         "hide_parameters": True,  # an error's text goes to the log, and what people wrote must not
         "connect_args": {"application_name": "capecontrol", "connection_factory": BoundedConnection},
@@ -88,16 +100,18 @@ def init_app(app: Flask, settings: Settings) -> None:
         None: engine_options(settings, pool_size=settings.database_pool),
         AUDIT: engine_options(settings, pool_size=AUDIT_POOL),
         CHECK: engine_options(settings, pool_size=CHECK_POOL)
-        # What lives for one statement leaves nothing to undo, and a dead connection is noticed by its use.
-        | {"isolation_level": "AUTOCOMMIT", "pool_pre_ping": False, "pool_reset_on_return": None},
+        # What lives for one statement leaves nothing to undo.
+        | {"isolation_level": "AUTOCOMMIT", "pool_reset_on_return": None},
     }
     psycopg2.extensions.set_wait_callback(wait_for_answer)
     db.init_app(app)
     configure_mappers()
     _ = db.metadata.sorted_tables
     with app.app_context():
-        for engine in db.engines.values():
+        for bind, engine in db.engines.items():
             _install_limits(engine)
+            if bind != CHECK:  # where a dead connection is noticed by its use
+                _install_ping(engine)
     if in_a_web_process():  # a command has its own say, and doctor tells the sum too
         log.info(
             "database_connections",
@@ -123,6 +137,8 @@ def wait_for_answer(connection: Any) -> None:
         poller.register(connection.fileno(), wanted)
         if left <= 0 or not poller.poll(None if left == math.inf else left * 1000):
             raise psycopg2.OperationalError("the database did not answer in time")
+    if isinstance(connection, BoundedConnection):
+        connection.answered_at = clock.monotonic()
 
 
 @contextmanager
@@ -247,6 +263,20 @@ def in_safe_words(error: BaseException) -> dict[str, Any]:
 def release_connection() -> None:
     """End the session's transaction, so that nothing is held while hashing, rendering or waiting."""
     db.session.rollback()
+
+
+def _install_ping(engine: Engine) -> None:
+    """Ask a connection whether it lives before it is used, unless it just was; a dead one has its whole pool replaced,
+    as SQLAlchemy's own ping has it."""
+
+    @event.listens_for(engine, "checkout")
+    def prove_alive(connection: BoundedConnection, *_: Any) -> None:
+        if connection.is_surely_alive():
+            return
+        try:
+            engine.dialect.do_ping(connection)
+        except psycopg2.Error as error:
+            raise InvalidatePoolError from error
 
 
 def _install_limits(engine: Engine) -> None:

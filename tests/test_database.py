@@ -1,4 +1,5 @@
-"""Statements that run alone: a transaction each, in one round trip, within the ladder's limits."""
+"""Connections that are proved alive before their use, and statements that run alone: a transaction each, in one round
+trip, within the ladder's limits."""
 
 import math
 import time
@@ -13,7 +14,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 
 from capecontrol import clock
 from capecontrol.config import libpq_url
-from capecontrol.database import LOCK_MS, STATEMENT_MS, is_passing, run_alone
+from capecontrol.database import LOCK_MS, STATEMENT_MS, TRUSTED_SECONDS, is_passing, run_alone
 from capecontrol.extensions import db
 
 COUNT = "INSERT INTO rate_limit_counters VALUES (%s, 0, 1, 0) RETURNING hits"
@@ -85,6 +86,42 @@ def test_a_connection_that_is_cut_meanwhile_is_not_given_to_the_next(committed_a
         assert is_passing(refused.value)
         assert run_alone("SELECT 1", ()) == (1,)
         assert db.session.scalar(text("SELECT 1")) == 1
+
+
+def ask_elsewhere(app: Flask, statement: str, *values: object) -> object:
+    """Return what one statement on a connection apart from the application's says."""
+    with closing(psycopg2.connect(libpq_url(app.config["SETTINGS"].database_url))) as other, other.cursor() as cursor:
+        cursor.execute(statement, values)
+        return cursor.fetchone()[0]  # type: ignore[index]
+
+
+def borrow_one(app: Flask) -> tuple[int, object]:
+    """Take a connection and give it back unused; return its server process and the last statement that reached it."""
+    with app.app_context(), closing(db.engines[None].raw_connection()) as connection:
+        pid = connection.driver_connection.info.backend_pid  # type: ignore[union-attr]
+        return pid, ask_elsewhere(app, "SELECT query FROM pg_stat_activity WHERE pid = %s", pid)
+
+
+def test_a_connection_that_has_just_answered_is_not_asked_whether_it_lives(committed_app: Flask) -> None:
+    with committed_app.app_context():
+        run_alone("SELECT 'the last'", ())
+    pid, last = borrow_one(committed_app)
+    assert "the last" in str(last)
+    time.sleep(TRUSTED_SECONDS + 0.1)
+    assert borrow_one(committed_app) == (pid, "SELECT 1"), "after a while it is"
+
+
+@pytest.mark.parametrize("later", [0, TRUSTED_SECONDS + 0.1])
+def test_nobody_meets_a_connection_that_ended_while_it_was_idle(committed_app: Flask, later: float) -> None:
+    with committed_app.app_context():
+        run_alone("SELECT 1", ())
+    pid, _ = borrow_one(committed_app)
+    ask_elsewhere(committed_app, "SELECT pg_terminate_backend(%s, 5000)", pid)
+    time.sleep(later)
+    with committed_app.app_context():
+        assert run_alone("SELECT 'here'", ()) == ("here",)
+        assert db.session.scalar(text("SELECT 1")) == 1
+    assert borrow_one(committed_app)[0] != pid
 
 
 def test_no_connection_is_held_afterwards(committed_app: Flask) -> None:
