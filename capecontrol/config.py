@@ -98,7 +98,7 @@ class Settings(BaseSettings):
         default=19456, ge=19456, description="argon2id memory in KiB; OWASP's floor is 19456."
     )
     password_hash_passes: int = Field(
-        default=2, ge=2, le=16, description="argon2id passes over that memory; OWASP's floor is 2."
+        default=2, ge=2, le=64, description="argon2id passes over that memory; OWASP's floor is 2."
     )
     account_privacy: Literal["open", "private"] = Field(
         default="open",

@@ -31,6 +31,7 @@ GATE_WAIT_SECONDS = 1.0
 # A stored hash that asks for more than this is not ours, and would be an attack on memory.
 _MOST_MEMORY_KIB = 262_144
 _FIRST_GUESS_SECONDS = 0.05
+_DONE_WITHIN_SECONDS = 1.3
 _GIVE_WAY_BY = 5
 _PRODUCT_WORDS = ("capecontrol",)
 _LEET = str.maketrans("013457@$!", "oieastasi")
@@ -89,8 +90,8 @@ class Gate:
     def _enter(self) -> None:
         with self._counting:
             before = self._inside - self._permits
-            # Half of what runs, those who wait, and one's own: nobody is admitted to an answer a second away.
-            takes_too_long = (before + 1.5) * self.seconds / self._permits > GATE_WAIT_SECONDS
+            # What runs may have just begun; then those who wait, and one's own.
+            takes_too_long = (before + 2) * self.seconds / self._permits > _DONE_WITHIN_SECONDS
             if self._inside >= self._places or (before >= 0 and takes_too_long):
                 raise Overloaded
             self._inside += 1

@@ -7,12 +7,11 @@ allows, whichever is more, over the time somebody takes to come, and more where 
 import math
 import threading
 from dataclasses import dataclass
-
-from sqlalchemy import text
+from typing import NamedTuple
 
 from capecontrol import clock
 from capecontrol.auth import passwords
-from capecontrol.database import short_transaction
+from capecontrol.database import run_alone
 
 FIGURE_LASTS_SECONDS = 0.25
 TICKET_LASTS_SECONDS = 3600
@@ -27,7 +26,7 @@ _UNCLAIMED_SECONDS = 3
 
 _CLAIMED_SECONDS = 3
 _SHARE_SURELY_POSSIBLE = 0.75
-_HASHES_AT_THE_GATE = 4
+_HASHES_AT_THE_GATE = 5
 """How many hashes somebody spends at the gate: those before, one's own, and a second try where it was full."""
 
 _PACE_OVER_SECONDS = 10
@@ -50,26 +49,27 @@ _TIMES = {
     "unclaimed": _UNCLAIMED_SECONDS,
     "claimed": _CLAIMED_SECONDS,
     "over": _PACE_OVER_SECONDS,
+    "lock": _ADVISORY_LOCK,
 }
-_GIVE_TURNS = text(
-    """
+# The second statement sees what others did before the lock was ours, and the one after it what was given.
+_GIVE_TURNS = """
+    SELECT set_config('capecontrol.gives', pg_try_advisory_xact_lock(%(lock)s)::text, true);
     UPDATE registration_tickets SET turn_at = clock_timestamp()
     WHERE id IN (
         SELECT id FROM registration_tickets
-        WHERE turn_at IS NULL AND left_at IS NULL AND created_at > clock_timestamp() - make_interval(secs => :lasts)
+        WHERE turn_at IS NULL AND left_at IS NULL AND created_at > clock_timestamp() - make_interval(secs => %(lasts)s)
         ORDER BY number
-        LIMIT greatest(0, :most - (
+        LIMIT CASE WHEN current_setting('capecontrol.gives')::boolean THEN greatest(0, %(most)s - (
             SELECT count(*) FROM registration_tickets
-            WHERE turn_at > clock_timestamp() - make_interval(secs => :turn) AND done_at IS NULL AND left_at IS NULL
-              AND coalesce(claimed_at + make_interval(secs => :claimed), turn_at + make_interval(secs => :unclaimed))
-                  > clock_timestamp()
-        ))
-    )
+            WHERE turn_at > clock_timestamp() - make_interval(secs => %(turn)s) AND done_at IS NULL AND left_at IS NULL
+              AND coalesce(
+                  claimed_at + make_interval(secs => %(claimed)s), turn_at + make_interval(secs => %(unclaimed)s)
+              ) > clock_timestamp()
+        )) ELSE 0 END
+    );
     """
-)
 # The sequence tells how many tickets were ever drawn, also when all of them are long forgotten.
-_READ = text(
-    """
+_READ = """
     SELECT
         coalesce(waiting.first - 1, drawn.last) AS come_to,
         drawn.last AS last,
@@ -79,32 +79,43 @@ _READ = text(
         CASE WHEN given.turns > 0 THEN given.used::float / given.turns ELSE 1.0 END AS share_who_come
     FROM (
         SELECT min(number) AS first, count(*) AS people FROM registration_tickets
-        WHERE turn_at IS NULL AND left_at IS NULL AND created_at > clock_timestamp() - make_interval(secs => :lasts)
+        WHERE turn_at IS NULL AND left_at IS NULL AND created_at > clock_timestamp() - make_interval(secs => %(lasts)s)
     ) AS waiting, (
         SELECT coalesce(pg_sequence_last_value(pg_get_serial_sequence('registration_tickets', 'number')), 0) AS last
     ) AS drawn, (
         SELECT count(*) AS people, min(done_at) AS first FROM registration_tickets
-        WHERE done_at > clock_timestamp() - make_interval(secs => :over)
+        WHERE done_at > clock_timestamp() - make_interval(secs => %(over)s)
     ) AS done, (
         SELECT count(*) AS turns, count(*) FILTER (WHERE coalesce(claimed_at, done_at) IS NOT NULL) AS used
         FROM registration_tickets
-        WHERE turn_at > clock_timestamp() - make_interval(secs => :turn / 2)
-          AND turn_at < clock_timestamp() - make_interval(secs => :unclaimed)
+        WHERE turn_at > clock_timestamp() - make_interval(secs => %(turn)s / 2)
+          AND turn_at < clock_timestamp() - make_interval(secs => %(unclaimed)s)
     ) AS given
     """
-)
+
+
+class _Row(NamedTuple):
+    """What `_READ` finds, in its order."""
+
+    come_to: int
+    last: int
+    waiting: int
+    done: int
+    done_within: float | None
+    share_who_come: float
 
 
 @dataclass(frozen=True, slots=True)
 class Figure:
     """What a process knows of the room: the ticket number that turns have come to, the last one drawn, how many wait,
-    and registrations a second."""
+    registrations a second, and the share of people who come for their turn."""
 
     come_to: int
     last: int
     waiting: int
     pace: float
     read_at: float
+    share_who_come: float = 1.0
 
 
 _NOTHING_READ = Figure(0, 0, 0, 1.0, read_at=-math.inf)
@@ -147,19 +158,25 @@ class Turns:
             self._reading.release()
 
     def _read(self) -> Figure:
-        with short_transaction(pool=None) as connection:
-            found = connection.execute(_READ, _TIMES).one()
-            possible = self._slots / passwords.seconds_per_hash()
-            measured = found.done / max(1.0, found.done_within) if found.done >= _ENOUGH_TO_LEARN_FROM else possible
-            # While a crowd arrives, taking its forms is most of the work; the pace soon picks up again.
-            pace = max(measured, possible * _SHARE_SURELY_POSSIBLE)
-            if found.waiting and connection.scalar(
-                text("SELECT pg_try_advisory_xact_lock(:lock)"), {"lock": _ADVISORY_LOCK}
-            ):
-                most = self._most(max(pace, possible), found.share_who_come)
-                connection.execute(_GIVE_TURNS, {**_TIMES, "most": most})
-                found = connection.execute(_READ, _TIMES).one()
-        return Figure(found.come_to, found.last, found.waiting, pace, clock.monotonic())
+        """Give the turns that are due by the last figure, or by a new one where that is old, and read the room."""
+        before = self._figure
+        if clock.monotonic() - before.read_at > _PACE_OVER_SECONDS:
+            before = self._figure_of(_READ)
+            if not before.waiting:
+                return before
+        possible = self._slots / passwords.seconds_per_hash()
+        return self._figure_of(_GIVE_TURNS + _READ, most=self._most(max(before.pace, possible), before.share_who_come))
+
+    def _figure_of(self, statements: str, **parameters: int) -> Figure:
+        found = run_alone(statements, {**_TIMES, **parameters})
+        if found is None:
+            raise LookupError("the room was read and nothing came")
+        row = _Row(*found)
+        possible = self._slots / passwords.seconds_per_hash()
+        measured = row.done / max(1.0, row.done_within or 0.0) if row.done >= _ENOUGH_TO_LEARN_FROM else possible
+        # While a crowd arrives, taking its forms is most of the work; the pace soon picks up again.
+        pace = max(measured, possible * _SHARE_SURELY_POSSIBLE)
+        return Figure(row.come_to, row.last, row.waiting, pace, clock.monotonic(), row.share_who_come)
 
     def _most(self, pace: float, share_who_come: float) -> int:
         """Return how many turns may be open at a time.

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from capecontrol import clock, create_app
 from capecontrol.auth import passwords, turns, waiting_room
 from capecontrol.auth.models import RegistrationTicket, User
-from capecontrol.database import AUDIT
+from capecontrol.database import AUDIT, run_alone
 from capecontrol.extensions import db
 from capecontrol.web import rate_limits
 from tests.conftest import dispose, settings_for
@@ -69,7 +69,7 @@ def draw(client: FlaskClient, email: str = "lerato@example.com") -> str:
 
 def no_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep everybody waiting: turns are given as somebody else's room would, not at all."""
-    monkeypatch.setattr(turns, "_GIVE_TURNS", text("SELECT :most, :lasts, :turn, :claimed, :unclaimed, :over"))
+    monkeypatch.setattr(turns, "_GIVE_TURNS", "SELECT %(most)s; ")
 
 
 def test_a_full_gate_gives_a_ticket_a_place_and_a_time_to_come_back(client: FlaskClient, db_session: Session) -> None:
@@ -435,8 +435,23 @@ def test_those_who_do_not_come_for_their_turn_are_noticed(app: Flask, db_session
         for n in range(40)
     )
     db_session.commit()
-    share = db_session.execute(turns._READ, turns._TIMES).one().share_who_come
-    assert share == pytest.approx(0.75)
+    with app.app_context():
+        assert another_process().current().share_who_come == pytest.approx(0.75)
+
+
+def test_turns_are_given_by_one_process_at_a_time(committed_app: Flask) -> None:
+    crowd = (
+        "INSERT INTO registration_tickets (id, email_mark, created_at) "
+        "SELECT n, n, now() FROM generate_series(1, 9000) AS n"
+    )
+    with committed_app.app_context():
+        run_alone(crowd, ())
+        with db.engines[None].begin() as another:
+            another.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": turns._ADVISORY_LOCK})
+            assert another_process().current().come_to == 0, "another gives them at this moment"
+        given = another_process().current().come_to
+        assert 0 < given < 9000
+        assert another_process().current().come_to == given, "as many as may be open were given"
 
 
 @pytest.mark.parametrize(

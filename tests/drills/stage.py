@@ -15,7 +15,7 @@ from tests.load.wire import request_bytes
 HOST = "127.0.0.1"
 _PASSES = 2
 _MEMORY_KIB = 19456
-_MOST_PASSES = 16
+_MOST_PASSES = 24
 
 
 @dataclass(slots=True)
