@@ -186,11 +186,15 @@ def run_alone(statement: str, parameters: Parameters) -> Row | None:
 
     What a process does most when it has least time, drawing tickets and looking addresses up for it, comes this way:
     one round trip with the ladder's limits in front, as for a look-up, on a connection of the requests' own pool that
-    is free again when this returns. What it wrote is committed then. Raises SQLAlchemyError.
+    is free again when this returns. What it wrote is committed then, and on the disk a moment later: it is for places
+    and counts, which may be forgotten when the database's machine dies (decision 011). Raises SQLAlchemyError.
     """
     watch = clock.Stopwatch()
     milliseconds = int(clock.within_budget(STATEMENT_MS / 1000) * 1000)
-    limited = f"SET LOCAL statement_timeout = {milliseconds}; SET LOCAL lock_timeout = {LOCK_MS}; {statement}"
+    limited = (
+        f"SET LOCAL statement_timeout = {milliseconds}; SET LOCAL lock_timeout = {LOCK_MS}; "
+        f"SET LOCAL synchronous_commit = off; {statement}"
+    )
     try:
         with closing(db.engines[None].raw_connection()) as connection:
             driver: Any = connection.driver_connection

@@ -26,14 +26,14 @@ _UNCLAIMED_SECONDS = 3
 
 _CLAIMED_SECONDS = 3
 _SHARE_SURELY_POSSIBLE = 0.75
-_HASHES_AT_THE_GATE = 5
+_HASHES_AT_THE_GATE = 6
 """How many hashes somebody spends at the gate: those before, one's own, and a second try where it was full."""
 
 _PACE_OVER_SECONDS = 10
 _ENOUGH_TO_LEARN_FROM = 20
 """Registrations within ten seconds that tell the pace, from the first of them on; with fewer, the hash's own time."""
 
-_MARGIN = 1.4
+_MARGIN = 1.25
 """So many more turns than are used at the present pace, so that it can grow. More would crowd the gate, which sends
 them all away for the same second: it would be full at one moment and empty at the next."""
 

@@ -14,7 +14,7 @@ from tests.load.product import Database, Meter
 from tests.load.router import Line
 from tests.load.traffic import Answer, arrivals, crowd, probe
 
-AIMED_RATE = 7.0
+AIMED_RATE = 6.6
 """Registrations a second of the slow hash: 5 to 10, so that simulator and generator leave the cores to the server."""
 
 WARM_UP_SECONDS = 5.0
