@@ -47,6 +47,16 @@ def test_what_runs_alone_has_the_limits_of_the_ladder_and_leaves_none(committed_
             assert cursor.fetchone() == ("0", "0")
 
 
+def test_what_runs_alone_does_not_wait_for_the_disk_and_all_else_does(committed_app: Flask) -> None:
+    asked = "SELECT current_setting('synchronous_commit')"
+    waits = "DO $$ BEGIN EXECUTE format('ALTER DATABASE %%I SET synchronous_commit = on', current_database()); END $$"
+    with committed_app.app_context():
+        run_alone(waits, ())
+        db.engines[None].dispose()
+        assert run_alone(asked, ()) == ("off",)
+        assert db.session.scalar(text(asked)) == "on", "on the same connection"
+
+
 def test_what_runs_alone_may_not_take_longer_than_its_caller_waits(committed_app: Flask) -> None:
     started = clock.monotonic()
     clock.set_deadline(started + 0.1)
