@@ -59,12 +59,14 @@ statement is its own transaction, without a begin, a commit or a ping around it.
 
 # Limits of separate steps whose sum stays under the request's budget of 8 s (decisions 4).
 POOL_WAIT_SECONDS = 1
-TRUSTED_SECONDS = 1
 CONNECT_SECONDS = 2
 STATEMENT_MS = 3000
 LOCK_MS = 1000
 IDLE_MS = 5000
 LOOK_UP_MS = 1000
+
+TRUSTED_SECONDS = 1
+"""So long after its last answer a connection is used without being asked whether it lives."""
 
 # SQLSTATEs that mean "not now": connection, resources, cancelled or shutting down, serialisation, lock.
 _PASSING_CLASSES = ("08", "53", "57", "40", "55")

@@ -164,15 +164,19 @@ class Turns:
             before = self._figure_of(_READ)
             if not before.waiting:
                 return before
-        possible = self._slots / passwords.seconds_per_hash()
-        return self._figure_of(_GIVE_TURNS + _READ, most=self._most(max(before.pace, possible), before.share_who_come))
+        most = self._most(max(before.pace, self._possible_pace()), before.share_who_come)
+        return self._figure_of(_GIVE_TURNS + _READ, most=most)
+
+    def _possible_pace(self) -> float:
+        """Return how many registrations a second the hash allows."""
+        return self._slots / passwords.seconds_per_hash()
 
     def _figure_of(self, statements: str, **parameters: int) -> Figure:
         found = run_alone(statements, {**_TIMES, **parameters})
         if found is None:
             raise LookupError("the room was read and nothing came")
         row = _Row(*found)
-        possible = self._slots / passwords.seconds_per_hash()
+        possible = self._possible_pace()
         measured = row.done / max(1.0, row.done_within or 0.0) if row.done >= _ENOUGH_TO_LEARN_FROM else possible
         # While a crowd arrives, taking its forms is most of the work; the pace soon picks up again.
         pace = max(measured, possible * _SHARE_SURELY_POSSIBLE)
