@@ -10,8 +10,9 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 from capecontrol import config, database, each_second
 from capecontrol.audit import api as audit_api
 from capecontrol.audit import cli as audit_cli
-from capecontrol.audit import delivery, keeper, recorder, retention, signing, spool
+from capecontrol.audit import delivery, recorder, retention, signing, spool
 from capecontrol.audit import views as audit_views
+from capecontrol.audit.keeper import Keeper
 from capecontrol.auth import api as auth_api
 from capecontrol.auth import availability, identity, passwords, turned_away, waiting_room
 from capecontrol.auth import cli as auth_cli
@@ -138,7 +139,7 @@ def create_app(settings: config.Settings | None = None) -> Flask:
     identity.init_app(app, settings)
     rate_limits.init_app(app)
     each_second.init_app(
-        app, (rate_limits.share_counts, availability.record_checks, turned_away.record_others, keeper.keep_up)
+        app, (rate_limits.share_counts, availability.record_checks, turned_away.record_others, Keeper().keep_up)
     )
 
     for blueprint in _PAGES:

@@ -16,7 +16,7 @@ log = structlog.get_logger("audit")
 
 
 class Keeper:
-    """Keeps the spool empty and the record of its own troubles complete, in one process; called each second."""
+    """Keeps the spool empty and the record of its own troubles complete, for one application; called each second."""
 
     def __init__(self) -> None:
         """Begin."""
@@ -91,7 +91,3 @@ def _save_memory() -> None:
         except OSError:
             spool.memory.add(lines)
             log.error("audit_memory_lost", events=len(lines), note="they are on stderr as AUDIT_SPILL lines")  # noqa: TRY400 -- the reason was counted before
-
-
-keep_up = Keeper().keep_up
-"""What this process does each second."""

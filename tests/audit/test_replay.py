@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session
 from capecontrol import clock, each_second, ids
 from capecontrol.audit import events, recorder, replay, spool
 from capecontrol.audit import tasks as audit_tasks
-from capecontrol.audit.keeper import DROPS_TOLD_EVERY_SECONDS, Keeper, keep_up
+from capecontrol.audit.keeper import DROPS_TOLD_EVERY_SECONDS, Keeper
 from capecontrol.config import ROOT
 from capecontrol.extensions import db
 from tests.audit.faults import (
@@ -441,6 +441,21 @@ def test_it_replays_by_itself_when_the_table_is_back(databases, audit_spool: Pat
         dispose(app)
 
 
+def test_the_pause_after_trouble_is_an_applications_own(databases, audit_spool: Path) -> None:
+    from capecontrol import create_app
+    from tests.conftest import dispose, settings_for
+
+    with databases.clone() as url:
+        troubled, untroubled = create_app(settings_for(url)), create_app(settings_for(url))
+        with away(troubled):
+            act(troubled, 1)
+            each_second.of(troubled).run_once()
+        each_second.of(untroubled).run_once()
+        assert acts_recorded(untroubled) == [(1, True)]
+        dispose(troubled)
+        dispose(untroubled)
+
+
 def test_a_workers_job_replays_too(committed_app: Flask) -> None:
     swallow(committed_app, 1)
     with committed_app.app_context():
@@ -464,7 +479,7 @@ def test_events_in_memory_go_to_the_disk_when_the_process_ends_without_a_databas
         with committed_app.app_context():
             recorder.record(events.EMAIL_CHECKS, actor=None, details={"checked": 9, "taken": 0, "refused": 0})
             db.session.commit()
-            keep_up(is_last=True)
+            Keeper().keep_up(is_last=True)
         assert {line["event_type"] for line in spooled(audit_spool)} == {"email_checks", "audit_degraded"}
     assert replay_all().stored == 2
 
