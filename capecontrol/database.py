@@ -2,6 +2,7 @@
 
 import math
 import select
+import threading
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -10,7 +11,7 @@ from typing import Any
 import psycopg2
 import psycopg2.extensions
 import structlog
-from flask import Flask
+from flask import Flask, current_app
 from sqlalchemy import Connection, Engine, PoolProxiedConnection, event
 from sqlalchemy.exc import DBAPIError, InvalidatePoolError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -57,8 +58,12 @@ CHECK = "check"
 """The bind for single look-ups that must be quick whatever else happens: a pool apart from the requests', where each
 statement is its own transaction, without a begin, a commit or a ping around it. Use it through `look_up`."""
 
+KEPT_FOR_LOOK_UPS = "kept_for_look_ups"
+"""The application's extension that is its KeptConnection."""
+
 # Limits of separate steps whose sum stays under the request's budget of 8 s (decisions 4).
 POOL_WAIT_SECONDS = 1
+POOL_RECYCLE_SECONDS = 300
 CONNECT_SECONDS = 2
 STATEMENT_MS = 3000
 LOCK_MS = 1000
@@ -86,7 +91,7 @@ def engine_options(settings: Settings, *, pool_size: int) -> dict[str, Any]:
         "max_overflow": 0,
         "pool_timeout": POOL_WAIT_SECONDS,
         "pool_use_lifo": True,
-        "pool_recycle": 300,
+        "pool_recycle": POOL_RECYCLE_SECONDS,
         "hide_parameters": True,  # an error's text goes to the log, and what people wrote must not
         "connect_args": {"application_name": "capecontrol", "connection_factory": BoundedConnection},
     }
@@ -105,6 +110,7 @@ def init_app(app: Flask, settings: Settings) -> None:
         # What lives for one statement leaves nothing to undo.
         | {"isolation_level": "AUTOCOMMIT", "pool_reset_on_return": None},
     }
+    app.extensions[KEPT_FOR_LOOK_UPS] = KeptConnection(POOL_RECYCLE_SECONDS)
     psycopg2.extensions.set_wait_callback(wait_for_answer)
     db.init_app(app)
     configure_mappers()
@@ -153,6 +159,57 @@ def short_transaction(pool: str | None = AUDIT) -> Iterator[Connection]:
         yield session.connection()
 
 
+class KeptConnection:
+    """A process's one connection for look-ups, kept in hand for as long as a pool would keep it.
+
+    Fetched from its pool and given back each time, that alone would take as long as all else a look-up does here.
+    """
+
+    def __init__(self, keep_seconds: float) -> None:
+        """Hold nothing yet; the first look-up connects."""
+        self.keep_seconds = keep_seconds
+        self._in_use = threading.Lock()
+        self._connection: PoolProxiedConnection | None = None
+        self._since = -math.inf
+
+    def first_row(self, statement: str, parameters: Parameters) -> Row | None:
+        """Return a statement's first row; asked once more on a new connection where the old one was dead. One caller
+        at a time. Raises psycopg2's errors, and SQLAlchemy's TimeoutError who waits longer than for a pool."""
+        if not self._in_use.acquire(timeout=POOL_WAIT_SECONDS):
+            raise PoolTimeout("the connection for look-ups was not free in time")
+        try:
+            return self._ask(statement, parameters)
+        finally:
+            if clock.monotonic() - self._since >= self.keep_seconds:
+                self._give_back()
+            self._in_use.release()
+
+    def close(self) -> None:
+        """Give the connection back to its pool, when nobody is using it."""
+        with self._in_use:
+            self._give_back()
+
+    def _ask(self, statement: str, parameters: Parameters, *, is_last: bool = False) -> Row | None:
+        if self._connection is None:
+            self._connection, self._since = db.engines[CHECK].raw_connection(), clock.monotonic()
+        connection = self._connection
+        try:
+            return _first_row(connection, statement, parameters)
+        except psycopg2.Error as error:
+            if not getattr(connection.driver_connection, "closed", True):
+                raise
+            self._connection = None
+            connection.invalidate(error)
+            if is_last:
+                raise
+        return self._ask(statement, parameters, is_last=True)
+
+    def _give_back(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+
 def look_up(statement: str, parameters: Parameters) -> Row | None:
     """Return the first row of one statement in psycopg2's notation, or None; no session, no objects, one round trip.
 
@@ -163,20 +220,9 @@ def look_up(statement: str, parameters: Parameters) -> Row | None:
     """
     watch = clock.Stopwatch()
     limited = f"SET LOCAL statement_timeout = {LOOK_UP_MS}; {statement}"
-    engine = db.engines[CHECK]
+    kept: KeptConnection = current_app.extensions[KEPT_FOR_LOOK_UPS]
     try:
-        for _ in range(CHECK_POOL):
-            connection = engine.raw_connection()
-            try:
-                return _first_row(connection, limited, parameters)
-            except psycopg2.Error as error:
-                if not getattr(connection.driver_connection, "closed", True):
-                    raise
-                connection.invalidate(error)
-            finally:
-                connection.close()
-        with closing(engine.raw_connection()) as connection:
-            return _first_row(connection, limited, parameters)
+        return kept.first_row(limited, parameters)
     except psycopg2.Error as error:
         raise _as_sqlalchemy_has_it(error, statement) from error
     finally:

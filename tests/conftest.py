@@ -23,7 +23,7 @@ from capecontrol import create_app, each_second
 from capecontrol.audit import recorder, spool
 from capecontrol.auth import waiting_room
 from capecontrol.config import Settings
-from capecontrol.database import CHECK, LOCK_MS, STATEMENT_MS
+from capecontrol.database import CHECK, KEPT_FOR_LOOK_UPS, LOCK_MS, STATEMENT_MS
 from capecontrol.extensions import db
 from tests.live_server import SECRET_KEY, LiveServer
 from tests.postgres import Databases, RunServer
@@ -111,6 +111,7 @@ def connection(_application: Flask) -> Iterator[Connection]:
         engines.update(dict.fromkeys(originals, connection))  # type: ignore[attr-defined]
         engines[CHECK] = lender = _Lender(connection)  # type: ignore[index]
         connection.raw_connection = lender.raw_connection  # type: ignore[attr-defined]
+        _application.extensions[KEPT_FOR_LOOK_UPS].keep_seconds = 0  # a savepoint each, as for what runs alone
         waiting_room.forget_figure()
         yield connection
         engines.update(originals)  # type: ignore[attr-defined]
@@ -233,6 +234,7 @@ def settings_for(database_url: str, **changes: object) -> Settings:
 def dispose(app: Flask) -> None:
     """End what the application does by itself, and close its database connections."""
     each_second.of(app).close()
+    app.extensions[KEPT_FOR_LOOK_UPS].close()
     with app.app_context():
         for engine in db.engines.values():
             engine.dispose()

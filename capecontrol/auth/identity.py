@@ -5,8 +5,8 @@ from datetime import timedelta
 from functools import wraps
 from typing import Any, TypeVar
 
-from flask import Flask, Response, current_app, g, request
-from flask.sessions import SecureCookieSessionInterface, SessionMixin
+from flask import Flask, Request, Response, current_app, g, request
+from flask.sessions import SecureCookieSession, SecureCookieSessionInterface, SessionMixin
 from flask_login import UserMixin, current_user
 from sqlalchemy import select, update
 
@@ -26,22 +26,24 @@ _SEEN_EVERY = timedelta(minutes=5)
 
 
 class _Cookies(SecureCookieSessionInterface):
-    """Flask's own session cookie, its signer made once instead of for each request."""
+    """Flask's own session cookie; a caller without one costs nothing, since in a storm that is nearly everybody."""
 
     _signer: Any = None
 
     def get_signing_serializer(self, app: Flask) -> Any:
-        """Return the signer of the application this belongs to."""
+        """Return the signer of the application this belongs to, made once instead of for each request."""
         if self._signer is None:
             self._signer = super().get_signing_serializer(app)
         return self._signer
 
+    def open_session(self, app: Flask, request: Request) -> SecureCookieSession | None:
+        """Return what the cookie holds."""
+        return super().open_session(app, request) if "HTTP_COOKIE" in request.environ else self.session_class()
+
     def save_session(self, app: Flask, session: SessionMixin, response: Response) -> None:
-        """Set the cookie, where there is or was something to keep; a caller without a session costs nothing."""
+        """Set the cookie, where there is or was something to keep. What depends on it is in no cache in any case."""
         if session or session.modified:
             super().save_session(app, session, response)
-        elif session.accessed:
-            response.vary.add("Cookie")
 
 
 class SignedIn(UserMixin):

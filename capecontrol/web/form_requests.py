@@ -18,6 +18,8 @@ def init_app(app: Flask) -> None:
     def refuse_what_is_no_text() -> None:
         if "\x00" in request.path:
             abort(404)
+        if not request.content_type:
+            return
         if request.mimetype == "multipart/form-data":
             raise UnsupportedContent(f"Send forms as {_FORM}; no form here takes files.")
         if request.mimetype == _FORM:

@@ -185,6 +185,7 @@ def test_a_look_up_uses_the_unique_index(committed_app: Flask) -> None:
 def test_a_connection_of_the_check_is_autocommit_and_keeps_no_limit(committed_app: Flask) -> None:
     with committed_app.app_context():
         assert database.look_up("SELECT current_setting('statement_timeout')", ()) == ("1s",)
+        committed_app.extensions[database.KEPT_FOR_LOOK_UPS].close()
         with closing(db.engines[database.CHECK].raw_connection()) as connection:
             assert connection.driver_connection is not None
             assert connection.driver_connection.autocommit
