@@ -72,7 +72,7 @@ class Settings(BaseSettings):
     )
     port: int = Field(default=8000, ge=1, le=65535, description="Where the web server listens.")
     web_concurrency: int = Field(default=2, ge=1, le=64, description="Web processes.")
-    web_threads: int = Field(default=16, ge=8, le=128, description="Threads in each web process.")
+    web_threads: int = Field(default=32, ge=8, le=128, description="Threads in each web process.")
     database_pool: int = Field(
         default=4,
         ge=2,

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -101,7 +102,7 @@ def configured(monkeypatch, tmp_path) -> Iterator[Callable[..., Config]]:
 def test_on_a_laptop_it_is_for_this_machine_alone(configured):
     settings = configured()
     assert settings.address == [("127.0.0.1", 8000)]
-    assert (settings.workers, settings.threads) == (2, 16)
+    assert (settings.workers, settings.threads) == (2, 32)
 
 
 def test_on_a_dyno_it_listens_to_the_router(configured):
@@ -175,6 +176,23 @@ def test_a_request_that_never_ends_does_not_keep_the_server(start):
         server.process.send_signal(signal.SIGTERM)
         server.process.wait(STOP_SECONDS)
         assert 1.5 < time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize(
+    ("connections", "kept_alive", "milliseconds"), [(0, 0, 0), (500, 500, 0), (1, 0, 0.2), (7, 2, 1), (80, 0, 2)]
+)
+def test_a_process_accepts_later_the_more_it_has_in_hand(
+    configured, monkeypatch: pytest.MonkeyPatch, connections: int, kept_alive: int, milliseconds: float
+):
+    """The first to wake would otherwise take nearly all that come at once, and hash them one after another."""
+    worker = object.__new__(configured().worker_class)
+    worker.alive, worker.nr_conns = True, connections
+    worker.keepalived_conns, worker.pending_conns = deque(range(kept_alive)), deque()
+    done: list[float | str] = []
+    monkeypatch.setattr(time, "sleep", lambda seconds: done.append(seconds * 1000))
+    monkeypatch.setattr(ThreadWorker, "accept", lambda *_: done.append("accepted"))
+    worker.accept(None)
+    assert done == ([pytest.approx(milliseconds)] if milliseconds else []) + ["accepted"]
 
 
 def raw(port: int, request: bytes) -> tuple[int, dict[str, str], bytes]:

@@ -4,6 +4,7 @@ The hash is the slowest step of a registration and fills the processor's cores, 
 are cores, and registrations have permits apart from sign-ins: a storm of one never stops the other.
 """
 
+import ctypes
 import itertools
 import os
 import re
@@ -33,6 +34,8 @@ _MOST_MEMORY_KIB = 262_144
 _FIRST_GUESS_SECONDS = 0.05
 _DONE_WITHIN_SECONDS = 1.3  # from the gate to its hash, or nobody is let in: two wait where a hash takes 0.4 s
 _GIVE_WAY_BY = 5
+_M_ARENA_MAX = -8  # of glibc's malloc.h
+_OTHER_THREADS = 8
 _PRODUCT_WORDS = ("capecontrol",)
 _LEET = str.maketrans("013457@$!", "oieastasi")
 _WEIGHTS = {"minLength": 25, "hasUpper": 20, "hasLower": 20, "hasNumber": 20, "hasSpecial": 15}
@@ -115,6 +118,17 @@ def hashing_threads(count: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(count, thread_name_prefix="hash", initializer=_give_way)
 
 
+def _keep_memory_apart(threads: int) -> None:
+    """Let the C library, where it is glibc, keep a pool of memory for each thread.
+
+    It has eight for each core, and threads beyond that share them. Small things of a request's thread then settle in
+    the 19 MiB a hash has left, and the next hash takes another 19 MiB: measured, 17 MB more in each process.
+    """
+    set_option = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if set_option is not None:
+        set_option(_M_ARENA_MAX, threads)
+
+
 def _give_way() -> None:
     if sys.platform == "linux":  # where a thread has a priority of its own
         thread = threading.get_native_id()
@@ -137,6 +151,7 @@ def configure(*, slots: int, threads: int, memory_kib: int, passes: int) -> None
     """
     global _hashing
     _listed()  # now, and not in the first registration
+    _keep_memory_apart(threads + slots + _OTHER_THREADS)
     seconds = _FIRST_GUESS_SECONDS * passes / 2 * memory_kib / 19456
     hashers = hashing_threads(slots)
     _hashing = _Hashing(

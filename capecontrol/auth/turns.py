@@ -16,7 +16,8 @@ from capecontrol.database import run_alone
 FIGURE_LASTS_SECONDS = 0.25
 TICKET_LASTS_SECONDS = 3600
 TURN_LASTS_SECONDS = 30
-SHORTEST_POLL_SECONDS = 2
+SHORTEST_POLL_SECONDS = 1
+"""How often those ask whose turn is next (decision 012)."""
 
 _BELIEVED_SECONDS = 1.0
 """While somebody reads the figure, others go by the last one, unless it is older than this."""

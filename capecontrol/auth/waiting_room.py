@@ -29,7 +29,6 @@ from capecontrol.errors import Conflict, Overloaded, Unavailable
 from capecontrol.extensions import db
 
 LONGEST_POLL_SECONDS = 30
-POLL_AT_TURN_SECONDS = 1
 MOST_WAITING = 20_000
 LONGEST_WAIT_SECONDS = 1800
 """Who would wait longer than this is told to come another time, at once."""
@@ -184,7 +183,7 @@ def turned_away(email_key: str, ticket: str | None) -> Overloaded:
     if not room.is_open:
         return Overloaded()
     if ticket is not None and _renew_turn(room.signer.read(ticket)):
-        return Queued(_at_turn(TURN_LASTS_SECONDS, poll_seconds=POLL_AT_TURN_SECONDS), ticket)
+        return Queued(_at_turn(TURN_LASTS_SECONDS), ticket)
     return _queue(email_key, room.turns.current())
 
 
@@ -294,19 +293,19 @@ def _place_in(row: _Row | None, figure: Figure) -> Place:
     if row is not None and row.is_living and not row.has_turn:
         return _waiting(1, figure)  # drawn before another that was read already, and stored after it
     if row is not None and row.is_living:
-        return _at_turn(math.ceil(row.seconds_left or 0), poll_seconds=SHORTEST_POLL_SECONDS)
+        return _at_turn(math.ceil(row.seconds_left or 0))
     return Place("expired", 0, 0, LONGEST_POLL_SECONDS, "Your turn has passed. Send the form again for a new place.")
 
 
 def _waiting(place: int, figure: Figure) -> Place:
     eta = _eta(place, figure)
-    poll = min(LONGEST_POLL_SECONDS, max(SHORTEST_POLL_SECONDS, round(eta / 4)))
+    poll = min(LONGEST_POLL_SECONDS, max(SHORTEST_POLL_SECONDS, eta // 2))
     people = "You are next" if place == 1 else f"{place - 1:,} {'person is' if place == 2 else 'people are'} before you"
     return Place("waiting", place, eta, poll, f"{people}. Your turn comes in about {_in_words(eta)}.")
 
 
-def _at_turn(seconds_left: int, *, poll_seconds: int) -> Place:
-    return Place("ready", 0, 0, poll_seconds, "It is your turn. Send the form again now.", seconds_left)
+def _at_turn(seconds_left: int) -> Place:
+    return Place("ready", 0, 0, SHORTEST_POLL_SECONDS, "It is your turn. Send the form again now.", seconds_left)
 
 
 def _eta(place: int, figure: Figure) -> int:

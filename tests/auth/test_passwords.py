@@ -1,6 +1,7 @@
 """Passwords: the rule, the hash, and the gate in front of it."""
 
 import contextvars
+import platform
 import subprocess
 import sys
 import threading
@@ -226,6 +227,30 @@ def test_hashes_run_on_as_many_threads_as_there_are_permits() -> None:
         caller.join(5)
     assert 1 <= len(ran_on) <= 2
     assert ran_on.isdisjoint({caller.ident for caller in callers})
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="how glibc keeps memory")
+def test_a_hash_finds_its_memory_as_the_hash_before_left_it() -> None:
+    """Where threads share a pool of memory, what a request keeps there is in the way of the next hash."""
+    program = """
+import re, threading
+from pathlib import Path
+from capecontrol.auth import passwords
+passwords.configure(slots=1, threads=64, memory_kib=19456, passes=2)
+is_over, kept = threading.Event(), []
+def work():
+    while not is_over.wait(0.002):
+        kept.append(bytes(1500))
+threads = [threading.Thread(target=work) for _ in range(64)]
+for thread in threads:
+    thread.start()
+for _ in range(12):
+    passwords.hash_for_registration("seven grey herons at low tide")
+is_over.set()
+print(max(int(found) for found in re.findall(r"Rss: *([0-9]+) kB", Path("/proc/self/smaps").read_text())))
+"""
+    run = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert 19_000 < int(run.stdout) < 30_000  # a second hash lies beside the first otherwise: 39,000
 
 
 def test_of_the_word_lists_only_the_passwords_stay_in_memory() -> None:
