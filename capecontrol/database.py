@@ -313,8 +313,10 @@ def in_safe_words(error: BaseException) -> dict[str, Any]:
 
 
 def release_connection() -> None:
-    """End the session's transaction, so that nothing is held while hashing, rendering or waiting."""
-    db.session.rollback()
+    """End the session's transaction, so that nothing is held while hashing, rendering or waiting. Where nobody has
+    used the session it is not even made, which costs more than drawing a ticket's number."""
+    if db.session.registry.has():
+        db.session.rollback()
 
 
 def _install_ping(engine: Engine) -> None:

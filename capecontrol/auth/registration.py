@@ -23,7 +23,7 @@ from capecontrol.auth.credentials import Credential, Mint, end_session_of
 from capecontrol.auth.email_addresses import EmailAddress
 from capecontrol.auth.models import IdempotencyKey, User
 from capecontrol.auth.tickets import NotATicket
-from capecontrol.database import is_passing, run_alone
+from capecontrol.database import is_passing, release_connection, run_alone
 from capecontrol.errors import Conflict, DomainError, Invalid, Overloaded, RetryLater, Unavailable
 from capecontrol.extensions import db
 
@@ -42,6 +42,10 @@ _FIND = """
     FROM (SELECT 1) AS one
     LEFT JOIN users_v2 AS account ON account.email_key = %s
     LEFT JOIN idempotency_keys AS key ON key.scope = %s AND key.key_hash = %s AND key.created_at > %s
+    """
+_IS_KNOWN = """
+    EXISTS (SELECT FROM users_v2 WHERE email_key = %s)
+    OR EXISTS (SELECT FROM idempotency_keys WHERE scope = %s AND key_hash = %s)
     """
 _INSERT = insert(_people).on_conflict_do_nothing(index_elements=[_people.c.email_key]).returning(_people.c.id)
 _fresh_key = insert(_keys)
@@ -122,9 +126,11 @@ def register(
     """
     with refusals_recorded(application, method=method):
         address = checked(application)
+        room = waiting_room.look()
+        if ticket is None:
+            waiting_room.queue_unless(_IS_KNOWN, _names(address, idempotency_key), address.key, room)
         fingerprint = fingerprint_of(application, address)
         at_full_gate = partial(waiting_room.turned_away, address.key, ticket)
-        room = waiting_room.look()
         known = _known(address, idempotency_key)  # spares the hash; the insert below is what decides
         if known.key_owner is not None:
             return _repeat(known, fingerprint, application, actor=actor, mint=mint, at_full_gate=at_full_gate)
@@ -159,19 +165,19 @@ def refusals_recorded(application: Application, *, method: str) -> Iterator[None
     try:
         yield
     except RetryLater as refusal:
-        db.session.rollback()
+        release_connection()
         is_refused = isinstance(refusal, Overloaded) and not isinstance(refusal, waiting_room.Queued)
         if is_refused and turned_away.is_first():
             record_refused(application.email, method=method, reason="overloaded", error=refusal.detail)
         raise
     except SQLAlchemyError as failure:
-        db.session.rollback()
+        release_connection()
         record_refused(application.email, method=method, reason="unavailable", error=type(failure).__name__)
         if is_passing(failure):
             raise Unavailable from failure
         raise
     except DomainError as refusal:
-        db.session.rollback()
+        release_connection()
         record_refused(application.email, method=method, reason=_reason(refusal), error=refusal.detail)
         raise
 
@@ -224,11 +230,13 @@ def checked(application: Application) -> EmailAddress:
 def _known(address: EmailAddress, key: str | None) -> _Known:
     """Look for the address and the key. One statement, since account and key become visible together: a twin's commit
     between two questions would make a repeat look like a taken address."""
-    key_hash = None if key is None else ids.fingerprint(key)
-    account_id, fingerprint, key_owner = (
-        run_alone(_FIND, (address.key, _SCOPE, key_hash, clock.now() - KEY_LASTS)) or ()
-    )
+    account_id, fingerprint, key_owner = run_alone(_FIND, (*_names(address, key), clock.now() - KEY_LASTS)) or ()
     return _Known(account_id is not None, fingerprint, key_owner)
+
+
+def _names(address: EmailAddress, key: str | None) -> tuple[str, str, str | None]:
+    """Return what the database knows a registration by: the address, and the key in its scope."""
+    return address.key, _SCOPE, None if key is None else ids.fingerprint(key)
 
 
 def insert_account(application: Application, address: EmailAddress, password_hash: str) -> User | None:

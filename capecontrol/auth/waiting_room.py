@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
@@ -24,7 +24,7 @@ from capecontrol.auth.turns import (
     Figure,
     Turns,
 )
-from capecontrol.database import is_passing, run_alone
+from capecontrol.database import is_passing, release_connection, run_alone
 from capecontrol.errors import Conflict, Overloaded, Unavailable
 from capecontrol.extensions import db
 
@@ -40,8 +40,8 @@ _IS_OVER = (
     "OR turn_at <= clock_timestamp() - make_interval(secs => {turn}))"
 ).format(**_TIMES)
 _DRAW = (
-    "INSERT INTO registration_tickets (id, email_mark, created_at) VALUES (%s, %s, clock_timestamp()) "
-    "ON CONFLICT DO NOTHING RETURNING id, number, email_mark"
+    "INSERT INTO registration_tickets (id, email_mark, created_at) SELECT %s, %s, clock_timestamp() "
+    "WHERE NOT ({unless}) ON CONFLICT DO NOTHING RETURNING id, number, email_mark"
 )
 _END_OF_AN_OLDER_ONE = (
     "UPDATE registration_tickets SET left_at = clock_timestamp() "  # noqa: S608 -- our own words, as below
@@ -145,6 +145,18 @@ def look() -> Figure | None:
     return room.turns.current() if room.is_open else None
 
 
+def queue_unless(condition: str, parameters: tuple[Any, ...], email_key: str, figure: Figure | None) -> None:
+    """Queue whoever comes while others wait, unless there is more to be said: where the condition holds, which is SQL
+    of ours with its parameters, where the address has a ticket, and where the room is full, nothing happens.
+
+    It is one question to the database, because in a storm this is what a process does most. Raises Queued.
+    """
+    if figure is not None and figure.waiting > 0 and not _is_full(figure):
+        drawn = _draw(_ready().signer.mark(email_key), unless=condition, parameters=parameters)
+        if drawn is not None:
+            raise _newly_queued(drawn, figure)
+
+
 def admit(email_key: str, ticket: str | None, figure: Figure | None) -> str | None:
     """Let a registration go on to the gate, and return the id of the ticket it comes with, if any.
 
@@ -159,7 +171,7 @@ def admit(email_key: str, ticket: str | None, figure: Figure | None) -> str | No
         if not isinstance(waiting, Queued) or waiting.place.status == "waiting":
             raise waiting
         known = room.signer.read(waiting.ticket)
-    db.session.rollback()  # no connection is held while waiting and hashing
+    release_connection()
     if known is None:
         return None
     if not hmac.compare_digest(known.email_mark, room.signer.mark(email_key)):
@@ -244,26 +256,34 @@ def forget_old_tickets() -> int:
 
 def _queue(email_key: str, figure: Figure) -> Overloaded:
     """Draw a ticket at the end of the queue, find the one the address has, or say at once that the room is full."""
-    if figure.waiting >= MOST_WAITING or _eta(figure.waiting, figure) > LONGEST_WAIT_SECONDS:
+    if _is_full(figure):
         return Overloaded("So many people are waiting that we cannot take more. Please try later.", retry_after=60)
-    room = _ready()
-    mark = room.signer.mark(email_key)
+    signer = _ready().signer
+    mark = signer.mark(email_key)
     drawn = _draw(mark)
+    if drawn is None and run_alone(_END_OF_AN_OLDER_ONE, (mark,)) is not None:
+        drawn = _draw(mark)
     if drawn is not None:
-        # One more than waited a moment ago; the number would also count tickets that were never stored as people.
-        place = min(figure.waiting + 1, max(1, drawn.number - figure.come_to))
-        return Queued(_waiting(place, figure), room.signer.write(drawn), is_new=True)
+        return _newly_queued(drawn, figure)
     row = run_alone(_FIND, (mark,))
     known = Ticket(*row) if row else None
-    return Queued(_place_of(known), room.signer.write(known)) if known else Overloaded()
+    return Queued(_place_of(known), signer.write(known)) if known else Overloaded()
 
 
-def _draw(mark: str) -> Ticket | None:
-    """Store a ticket, or return None when the address has a living one. One whose time is over gives way."""
-    row = run_alone(_DRAW, (ids.new_id(), mark))
-    if row is None and run_alone(_END_OF_AN_OLDER_ONE, (mark,)) is not None:
-        row = run_alone(_DRAW, (ids.new_id(), mark))
+def _is_full(figure: Figure) -> bool:
+    return figure.waiting >= MOST_WAITING or _eta(figure.waiting, figure) > LONGEST_WAIT_SECONDS
+
+
+def _draw(mark: str, *, unless: str = "false", parameters: tuple[Any, ...] = ()) -> Ticket | None:
+    """Store a ticket, or return None when the address has one that was not used, or where `unless` holds."""
+    row = run_alone(_DRAW.format(unless=unless), (ids.new_id(), mark, *parameters))
     return Ticket(*row) if row else None
+
+
+def _newly_queued(drawn: Ticket, figure: Figure) -> Queued:
+    # One more than waited a moment ago; the number would also count tickets that were never stored as people.
+    place = min(figure.waiting + 1, max(1, drawn.number - figure.come_to))
+    return Queued(_waiting(place, figure), _ready().signer.write(drawn), is_new=True)
 
 
 def _renew_turn(ticket: Ticket) -> bool:

@@ -9,11 +9,11 @@ from datetime import timedelta
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
-from sqlalchemy import delete, select, text, update
+from sqlalchemy import delete, func, select, text, update
 from sqlalchemy.orm import Session
 
 from capecontrol import clock, create_app
-from capecontrol.auth import passwords, turns, waiting_room
+from capecontrol.auth import passwords, registration, turns, waiting_room
 from capecontrol.auth.models import RegistrationTicket, User
 from capecontrol.database import AUDIT, run_alone
 from capecontrol.extensions import db
@@ -131,6 +131,45 @@ def test_nobody_passes_those_who_wait(client: FlaskClient, monkeypatch: pytest.M
     draw(client, "first@example.com")
     newcomer = register(client, "late@example.com")
     assert (newcomer.status_code, newcomer.json["place"]) == (503, 2)
+
+
+def test_who_has_an_account_is_told_so_at_once_however_many_wait(
+    client: FlaskClient, monkeypatch: pytest.MonkeyPatch, db_session: Session
+) -> None:
+    assert register(client, "owner@example.com").status_code == 201
+    no_turns(monkeypatch)
+    draw(client, "first@example.com")
+    assert register(client, "owner@example.com").status_code == 409
+    assert db_session.scalar(select(func.count()).select_from(RegistrationTicket)) == 1
+
+
+def test_a_registration_sent_again_is_answered_at_once_however_many_wait(
+    client: FlaskClient, monkeypatch: pytest.MonkeyPatch, db_session: Session
+) -> None:
+    def send(email: str, key: str):
+        look_again()
+        body = {"email": email, "password": PASSWORD, "full_name": "Lerato Dube"}
+        return client.post("/api/auth/v2/register", json=body, headers={"Idempotency-Key": key})
+
+    first = send("owner@example.com", "key-of-one")
+    no_turns(monkeypatch)
+    draw(client, "first@example.com")
+    again = send("owner@example.com", "key-of-one")
+    assert (again.status_code, again.json["id"]) == (201, first.json["id"])
+    assert send("another@example.com", "key-of-one").status_code == 422
+    assert db_session.scalar(select(func.count()).select_from(RegistrationTicket)) == 1
+
+
+def test_whoever_comes_while_others_wait_costs_the_database_one_question(
+    client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    no_turns(monkeypatch)
+    draw(client, "first@example.com")
+    asked: list[str] = []
+    for module in (registration, waiting_room):
+        monkeypatch.setattr(module, "run_alone", lambda *question: asked.append(question[0]) or run_alone(*question))
+    assert register(client, "late@example.com").json["place"] == 2
+    assert len(asked) == 1
 
 
 def test_a_client_that_knows_of_no_ticket_keeps_its_place_by_its_address(

@@ -67,15 +67,18 @@ def stage(
         yield Stage(database, servers, router, folder, chosen, stack.enter_context(ExitStack()))
 
 
-async def settings_for_hash_rate(rate: float) -> dict[str, str]:
-    """Return the settings that make all cores together hash so many passwords a second: passes first, then memory."""
+async def possible_hash_rate() -> float:
+    """Return how many hashes of the cheapest kind all cores together can do in a second."""
     cheapest = await limits.hashes(seconds=1.5, passes=_PASSES, memory_kib=_MEMORY_KIB)
     # By processor time, not by the clock: what else runs at this moment must not decide the settings.
-    possible = 1000 * (os.cpu_count() or 1) / cheapest.core_ms
-    factor = max(1.0, possible / rate)
+    return 1000 * (os.cpu_count() or 1) / cheapest.core_ms
+
+
+def settings_of_hash(factor: float) -> dict[str, str]:
+    """Return the settings of a hash that costs so many times the cheapest: passes first, then memory."""
     passes = min(_MOST_PASSES, max(_PASSES, round(_PASSES * factor)))
     memory_kib = (
         max(_MEMORY_KIB, round(_MEMORY_KIB * factor * _PASSES / passes)) if passes == _MOST_PASSES else _MEMORY_KIB
     )
-    tell_progress(f"bare hash {possible:.1f}/s; with {passes} passes over {memory_kib} KiB about {rate:.1f}/s")
+    tell_progress(f"a hash of {passes} passes over {memory_kib} KiB")
     return {"PASSWORD_HASH_PASSES": str(passes), "PASSWORD_HASH_MEMORY_KIB": str(memory_kib)}
