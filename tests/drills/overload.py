@@ -15,7 +15,7 @@ from tests.load.product import Database, Meter, durable_database
 from tests.load.router import Line
 from tests.load.traffic import Answer, arrivals, crowd, probe
 
-AIMED_RATE = 5.5
+AIMED_RATE = 5.3
 """Registrations a second that can be served, by the hash's cost: 5 to 10, so that simulator and generator, which a
 dyno does not have, leave the cores to the server. It is tried before, and then within some 10 % of this."""
 
