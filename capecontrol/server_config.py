@@ -90,6 +90,10 @@ _REFUSALS: tuple[tuple[type[Exception], str, str], ...] = (
 )
 
 
+# Behind a router a few connections bring everybody's requests, one soon after the other, and a thread looks so long
+# for the next. One that it finds does without the main thread, whose part in a request is half a millisecond.
+_LINGER_MS = 100 if os.environ.get("DYNO") or os.environ.get("TRUSTED_PROXY_HOPS", "0") not in ("", "0") else 0
+
 _LATER_SECONDS = 0.0002
 _MOST_COUNTED = 10
 """A process that has these many requests in hand takes 2 ms longer to accept a connection than an idle one."""
@@ -99,12 +103,32 @@ class Worker(gthread.ThreadWorker):
     """gunicorn's threaded worker, which refuses in the product's own form, JSON with a sentence and never HTML, and
     which cuts nobody off when it stops."""
 
+    def handle(self, conn: Any) -> Any:
+        """Answer a request, and those that follow it soon on the same connection, as a router's do."""
+        result = super().handle(conn)
+        while result is True and self._brings_another(conn):
+            result = super().handle(conn)
+        return result
+
+    def _brings_another(self, conn: Any) -> bool:
+        """Say whether the next request comes within a moment; nobody waits for it when a quarter of the threads is in
+        use, or the connection has more to tell than its socket shows."""
+        is_busy = self._in_hand() > self.cfg.threads // 4
+        if not _LINGER_MS or is_busy or not self.alive or conn.is_http2 or conn.parser.unreader.buf.getvalue():
+            return False
+        poller = select.poll()
+        poller.register(conn.sock, select.POLLIN)
+        return bool(poller.poll(_LINGER_MS))
+
+    def _in_hand(self) -> int:
+        return int(self.nr_conns - len(self.keepalived_conns) - len(self.pending_conns))
+
     def accept(self, listener: Any) -> None:
         """Take a new connection, a moment later for everything in hand: so the process that has less to do is quicker.
 
         The first to wake takes all that come at once otherwise, while another process has nothing to do.
         """
-        in_hand = self.nr_conns - len(self.keepalived_conns) - len(self.pending_conns)
+        in_hand = self._in_hand()
         if in_hand > 0 and self.alive:
             time.sleep(min(in_hand, _MOST_COUNTED) * _LATER_SECONDS)
         super().accept(listener)

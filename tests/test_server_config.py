@@ -10,6 +10,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from pathlib import Path
 
@@ -26,7 +27,7 @@ STOP_SECONDS = 25
 LIVE_SERVER = {"worker": False, "WEB_CONCURRENCY": "1"}  # what is refused never goes further than one process
 
 APPLICATION = """\
-import os, time
+import os, threading, time
 from prometheus_client import CollectorRegistry, Counter, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 requests = Counter("requests", "requests")
@@ -40,7 +41,7 @@ def app(environ, start_response):
         time.sleep(float(environ["QUERY_STRING"] or 0))
         if environ["PATH_INFO"].endswith("/broken"):
             start_response("200 OK", [("X-Broken", "a\\nb")])
-        said = environ["wsgi.url_scheme"], environ["REMOTE_ADDR"], str(os.getpid())
+        said = environ["wsgi.url_scheme"], environ["REMOTE_ADDR"], str(os.getpid()), str(threading.get_ident())
         body = " ".join(said).encode()
     start_response("200 OK", [("Content-Length", str(len(body)))])
     return [body]
@@ -82,7 +83,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Server]]:
 
 
 def clean_environment() -> dict[str, str]:
-    ours = ("PORT", "DYNO", "WEB_CONCURRENCY", "WEB_THREADS", "FORWARDED_ALLOW_IPS")
+    ours = ("PORT", "DYNO", "WEB_CONCURRENCY", "WEB_THREADS", "FORWARDED_ALLOW_IPS", "TRUSTED_PROXY_HOPS")
     return {name: value for name, value in os.environ.items() if name not in ours}
 
 
@@ -156,8 +157,33 @@ def test_a_forged_scheme_or_address_is_worth_nothing(start, believed):
     assert server.get("/", **forged).split()[:2] == ["http", "127.0.0.1"]
 
 
-def test_a_request_in_progress_is_finished_before_the_server_ends(start):
-    server = start()
+def threads_that_answer(server: Server, *, pauses: list[float]) -> list[str]:
+    """Return which thread answered each of a kept connection's requests, after all had something to do."""
+    with ThreadPoolExecutor(8) as others:
+        list(others.map(server.get, ["/?0.2"] * 8))
+    with closing(http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)) as connection:
+        threads = []
+        for pause in pauses:
+            time.sleep(pause)
+            connection.request("GET", "/")
+            threads.append(connection.getresponse().read().decode().split()[3])
+    return threads
+
+
+def test_behind_a_router_a_thread_waits_for_what_follows_on_its_connection(start):
+    server = start(WEB_CONCURRENCY="1", WEB_THREADS="8", TRUSTED_PROXY_HOPS="1")
+    assert len(set(threads_that_answer(server, pauses=[0.0] + 20 * [0.01]))) == 1
+    assert len(threads_that_answer(server, pauses=[0.0, 0.05, 0.2, 0.0, 0.15])) == 5, "a later one is answered as well"
+
+
+def test_without_a_router_each_request_takes_a_thread_that_is_free(start):
+    server = start(WEB_CONCURRENCY="1", WEB_THREADS="8")
+    assert len(set(threads_that_answer(server, pauses=[0.0] + 20 * [0.01]))) > 1
+
+
+@pytest.mark.parametrize("hops", ["0", "1"])
+def test_a_request_in_progress_is_finished_before_the_server_ends(start, hops):
+    server = start(TRUSTED_PROXY_HOPS=hops)
     with closing(http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)) as connection:
         connection.request("GET", "/?1.5")
         time.sleep(0.5)

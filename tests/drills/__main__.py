@@ -8,7 +8,7 @@ from types import ModuleType
 from tests.drills import audit_faults, audit_locked, crowd, idle_connections, killed_web, overload, stopped_web
 from tests.load.figures import machine, say, tell_progress
 from tests.load.product import POSTGRES, wait_for_quiet
-from tests.load.router import make_ready_for_load
+from tests.load.router import leave_the_cores_to_the_server, make_ready_for_load
 
 DRILLS: dict[str, ModuleType] = {
     "idle-connections": idle_connections,
@@ -30,6 +30,7 @@ def main() -> int:
         drill.add_options(names.add_parser(name, help=drill.__doc__))
     chosen = parser.parse_args().name or "all"
     make_ready_for_load()
+    leave_the_cores_to_the_server()
     say(f"Drilled {machine(POSTGRES)}")
     is_passed = True
     for name in DRILLS if chosen == "all" else [chosen]:
