@@ -36,7 +36,8 @@ GATE_WAIT_SECONDS = 1.0
 # A stored hash that asks for more than this is not ours, and would be an attack on memory.
 _MOST_MEMORY_KIB = 262_144
 _FIRST_GUESS_SECONDS = 0.05
-_DONE_WITHIN_SECONDS = 1.4  # from the gate to its hash, or nobody is let in: two wait where a hash takes 0.4 s
+_DONE_WITHIN_SECONDS = 1.3  # from the gate to its hash; who cannot be done by then is better off coming again
+_SHORTEST_WAIT_SECONDS = 0.25  # however slow the hash is: somebody has to stand there when it is free
 _DEVIATIONS = 3  # beyond the average, within which 99 of 100 hashes end
 _GIVE_WAY_BY = 5
 _M_ARENA_MAX = -8  # of glibc's malloc.h
@@ -77,12 +78,13 @@ class Gate:
         """Do the work with a permit and return its result.
 
         Raises Overloaded at once where too many wait already, or where it would take longer than anybody waits; and
-        after the wait, which ends with the request's budget: work whose caller has left is not begun.
+        after the wait, which is a second, less where hashes are slow, and ends with the request's budget: work whose
+        caller has left is not begun.
         """
         self._enter()
         try:
             with clock.timed("gate"):
-                wait = min(GATE_WAIT_SECONDS, clock.seconds_left())
+                wait = min(self._longest_wait(), clock.seconds_left())
                 is_admitted = wait > 0 and self._free.acquire(timeout=wait)
             if not is_admitted:
                 raise Overloaded
@@ -98,13 +100,18 @@ class Gate:
 
     def _enter(self) -> None:
         with self._counting:
-            before = self._inside - self._permits
+            waiting = self._inside - self._permits
             # What runs may have just begun; then those who wait, and one's own.
-            takes = (before + 2) * self.seconds / self._permits + _DEVIATIONS * self._deviation
-            takes_too_long = takes > _DONE_WITHIN_SECONDS
-            if self._inside >= self._places or (before >= 0 and takes_too_long):
+            takes = (waiting + 2) * self.seconds / self._permits + _DEVIATIONS * self._deviation
+            # Somebody waits for each permit however slow the hash is, or it would be idle until the next one comes.
+            is_too_many = waiting >= self._permits and takes > _DONE_WITHIN_SECONDS
+            if self._inside >= self._places or is_too_many:
                 raise Overloaded
             self._inside += 1
+
+    def _longest_wait(self) -> float:
+        takes = self.seconds + _DEVIATIONS * self._deviation
+        return min(GATE_WAIT_SECONDS, max(_SHORTEST_WAIT_SECONDS, _DONE_WITHIN_SECONDS - takes))
 
     def _leave(self) -> None:
         with self._counting:

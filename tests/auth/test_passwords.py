@@ -198,6 +198,30 @@ def test_who_would_wait_too_long_is_refused_at_once() -> None:
             first.result()
 
 
+def test_somebody_may_wait_for_each_permit_however_slow_the_hash_is() -> None:
+    """Or it would be idle from its end until the next one comes."""
+    gate = passwords.Gate(permits=2, waiters=6, seconds=10.0)
+    for _ in range(4):
+        gate._enter()
+    with pytest.raises(Overloaded):
+        gate._enter()
+
+
+@pytest.mark.parametrize(("seconds", "longest"), [(0.05, 1.0), (0.5, 0.8), (1.0, 0.3), (10.0, 0.25)])
+def test_the_slower_the_hash_the_shorter_the_wait_for_it(seconds: float, longest: float) -> None:
+    """So that who is let in is answered within a second and a half."""
+    gate = passwords.Gate(permits=1, waiters=1, seconds=seconds)
+    assert gate._longest_wait() == pytest.approx(longest)
+
+
+def test_where_hashes_differ_much_the_slow_ones_are_counted_on() -> None:
+    gate = passwords.Gate(permits=1, waiters=1, seconds=0.2)
+    for pause in (0.0, 0.4) * 8:
+        gate.run(lambda pause=pause: time.sleep(pause))
+    assert 0.1 < gate._deviation < 0.3
+    assert gate._longest_wait() < 0.9
+
+
 def test_the_gate_learns_how_long_its_work_takes() -> None:
     gate = passwords.Gate(permits=1, waiters=1, seconds=10.0)
     for _ in range(60):

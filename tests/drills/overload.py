@@ -40,7 +40,7 @@ def run(options: Namespace, database: Database | None = None) -> Report:
         with stage(database, settings_of_hash(factor)) as trial:
             factor *= asyncio.run(_at_capacity(trial, "trial", seconds=TRIAL_SECONDS)).rate / AIMED_RATE
         scene = stack.enter_context(stage(database, settings_of_hash(factor)))
-        best = asyncio.run(_at_capacity(scene, "calm", seconds=min(20.0, options.seconds)))
+        best = asyncio.run(_at_capacity(scene, "before", seconds=min(20.0, options.seconds)))
         journeys, health, used = asyncio.run(_overload(scene, options, rate=best.rate * options.times))
         scene.router.stop()
         return _report(scene, options, best, journeys, health, used)
@@ -61,7 +61,7 @@ async def _at_capacity(scene: Stage, label: str, *, seconds: float) -> _Capacity
     meter = Meter(router=scene.router.pid)
     journeys = await register_without_pause(registrar, 6, 2.0 + seconds)
     best = _Capacity(_goodput(journeys, began, began + seconds), _cores_left(meter.end()))
-    tell_progress(f"at capacity: {best.rate:.2f} registrations/s")
+    tell_progress(f"at capacity, {label}: {best.rate:.2f} registrations/s")
     return best
 
 
@@ -112,8 +112,8 @@ def _report(
     )
     return Report(
         name=f"overload: {options.times:g} times capacity for {options.seconds:g} s",
-        broke=f"{len(journeys):,} people came at {best.rate * options.times:.0f}/s where {best.rate:.1f}/s can be "
-        f"served; {options.leavers:.0%} of those with a ticket leave without a word.",
+        broke=f"{len(journeys):,} people came at {len(journeys) / options.seconds:.0f}/s where {best.rate:.1f}/s can "
+        f"be served; {options.leavers:.0%} of those with a ticket leave without a word.",
         saw=f"{opened} got an account, {with_ticket} a place in the queue; the rest were told to come again. "
         f"The router noted {codes_of(lines)}.",
         lost=f"{abs(accounts - opened)} accounts that somebody was told of, or has without knowing; "
