@@ -36,7 +36,8 @@ GATE_WAIT_SECONDS = 1.0
 # A stored hash that asks for more than this is not ours, and would be an attack on memory.
 _MOST_MEMORY_KIB = 262_144
 _FIRST_GUESS_SECONDS = 0.05
-_DONE_WITHIN_SECONDS = 1.3  # from the gate to its hash; who cannot be done by then is better off coming again
+_DONE_WITHIN_SECONDS = 1.4  # from the gate to its hash; who cannot be done by then is better off coming again
+_EXPECTED_WITHIN_SECONDS = 1.2  # or nobody waits behind another: to wait in vain is worse than to be told at once
 _SHORTEST_WAIT_SECONDS = 0.25  # however slow the hash is: somebody has to stand there when it is free
 _DEVIATIONS = 3  # beyond the average, within which 99 of 100 hashes end
 _GIVE_WAY_BY = 5
@@ -104,7 +105,7 @@ class Gate:
             # What runs may have just begun; then those who wait, and one's own.
             takes = (waiting + 2) * self.seconds / self._permits + _DEVIATIONS * self._deviation
             # Somebody waits for each permit however slow the hash is, or it would be idle until the next one comes.
-            is_too_many = waiting >= self._permits and takes > _DONE_WITHIN_SECONDS
+            is_too_many = waiting >= self._permits and takes > _EXPECTED_WITHIN_SECONDS
             if self._inside >= self._places or is_too_many:
                 raise Overloaded
             self._inside += 1

@@ -207,7 +207,7 @@ def test_somebody_may_wait_for_each_permit_however_slow_the_hash_is() -> None:
         gate._enter()
 
 
-@pytest.mark.parametrize(("seconds", "longest"), [(0.05, 1.0), (0.5, 0.8), (1.0, 0.3), (10.0, 0.25)])
+@pytest.mark.parametrize(("seconds", "longest"), [(0.05, 1.0), (0.5, 0.9), (1.0, 0.4), (10.0, 0.25)])
 def test_the_slower_the_hash_the_shorter_the_wait_for_it(seconds: float, longest: float) -> None:
     """So that who is let in is answered within a second and a half."""
     gate = passwords.Gate(permits=1, waiters=1, seconds=seconds)
@@ -219,7 +219,7 @@ def test_where_hashes_differ_much_the_slow_ones_are_counted_on() -> None:
     for pause in (0.0, 0.4) * 8:
         gate.run(lambda pause=pause: time.sleep(pause))
     assert 0.1 < gate._deviation < 0.3
-    assert gate._longest_wait() < 0.9
+    assert gate._longest_wait() < 1.0
 
 
 def test_the_gate_learns_how_long_its_work_takes() -> None:
