@@ -13,7 +13,7 @@ run: environment  ## the product, on http://127.0.0.1:8000 (PORT changes it); Ct
 	@exec $(BIN)/python -m capecontrol.operations.local run
 
 test: environment  ## the whole test suite, on a PostgreSQL of its own
-	@$(BIN)/python -m pytest -n 4
+	@$(BIN)/python -m pytest -n 2
 
 check: environment  ## lint, format, types and the guard tests
 	@$(BIN)/ruff check

@@ -265,6 +265,7 @@ def _wait_for_transactions(drill: _Drill) -> None:
 def _replay(drill: _Drill) -> list[dict[str, Any]]:
     """Replay the spool and then the log, and all of it a second time, from copies of the spool's files."""
     spool, copies, log = drill.folder / "audit-spool", drill.folder / "copies", drill.folder / "drained.log"
+    spool.mkdir(mode=0o700, exist_ok=True)  # where nothing had to be kept, the product has made none
     shutil.copytree(spool, copies, ignore=shutil.ignore_patterns("*.unfinished", "*.bad"))
     log.write_text("".join(line for actor in drill.ended for line in actor.lines))
     done = []
