@@ -17,10 +17,9 @@ from tests.load.traffic import Answer, arrivals, crowd, probe
 
 AIMED_RATE = 5.3
 """Registrations a second that can be served, by the hash's cost: 5 to 10, so that simulator and generator, which a
-dyno does not have, leave the cores to the server. It is tried before, and then within some 10 % of this."""
+dyno does not have, leave the cores to the server. A trial of that cost corrects it, to within some 10 % of this."""
 
 TRIAL_SECONDS = 6.0
-
 WARM_UP_SECONDS = 5.0
 HEALTH_CHECKS_A_SECOND = 10.0
 
@@ -40,7 +39,7 @@ def run(options: Namespace, database: Database | None = None) -> Report:
         with stage(database, settings_of_hash(factor)) as trial:
             factor *= asyncio.run(_at_capacity(trial, "trial", seconds=TRIAL_SECONDS)).rate / AIMED_RATE
         scene = stack.enter_context(stage(database, settings_of_hash(factor)))
-        best = asyncio.run(_at_capacity(scene, "before", seconds=min(20.0, options.seconds)))
+        best = asyncio.run(_at_capacity(scene, "calm", seconds=min(20.0, options.seconds)))
         journeys, health, used = asyncio.run(_overload(scene, options, rate=best.rate * options.times))
         scene.router.stop()
         return _report(scene, options, best, journeys, health, used)
