@@ -13,7 +13,7 @@ from tests.load.applicants import (
     median_error,
 )
 from tests.load.figures import Row, median, percentile, share_of_inversions, tell_progress
-from tests.load.product import Database, Meter, memory_mb
+from tests.load.product import Database, Meter, watching_memory
 from tests.load.traffic import arrivals, crowd
 
 MOST_INVERSIONS = 0.01
@@ -43,24 +43,15 @@ async def _come(scene: Stage, options: Namespace) -> tuple[list[Journey], float,
         postgres=scene.database.postmaster(),
         **{f"web{number}": pid for number, pid in enumerate(web, 1)},
     )
-    peak = 0.0
-
-    async def watch() -> None:
-        nonlocal peak
-        while True:
-            peak = max(peak, memory_mb(*web))
-            await asyncio.sleep(1.0)
-
-    watching = asyncio.create_task(watch())
     registrar = Registrar(HOST, scene.port, "crowd", patience=options.patience)
     # Independent arrivals of which exactly so many come: a little longer or shorter than asked for.
     due = sorted(list(arrivals(2 * options.people / options.within, 2 * options.within))[: options.people])
     stretch = options.within / due[-1]
-    journeys = await crowd(registrar.come, when=[at * stretch for at in due])
-    watching.cancel()
+    async with watching_memory(*web, every=1.0) as memory:
+        journeys = await crowd(registrar.come, when=[at * stretch for at in due])
     used = meter.end()
     tell_progress(f"the last of {len(journeys)} was done after {used['elapsed']:.0f} s")
-    return journeys, peak, used
+    return journeys, max(memory), used
 
 
 def _report(scene: Stage, options: Namespace, journeys: list[Journey], memory: float, used: dict[str, float]) -> Report:

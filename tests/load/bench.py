@@ -26,9 +26,9 @@ from tests.load.product import (
     RouterProcess,
     WebServer,
     durable_database,
-    memory_mb,
     router_before,
     wait_for_quiet,
+    watching_memory,
     web_servers,
 )
 from tests.load.router import make_ready_for_load
@@ -229,13 +229,12 @@ async def storm(bench: Bench) -> list[Row]:
     async with _probing(bench) as idle:
         await asyncio.sleep(bench.lengths.probe)
     registrar = Registrar(HOST, bench.router.port, "storm")
-    async with _probing(bench) as during:
-        journeys = await register_without_pause(registrar, IN_THE_STORM, bench.lengths.storm, beside=during.watch)
+    async with watching_memory(bench.web.pid) as memory, _probing(bench) as during:
+        journeys = await register_without_pause(registrar, IN_THE_STORM, bench.lengths.storm)
     before, meanwhile = (percentile(_seconds(seen.checks), 0.99) for seen in (idle, during))
     sign_in = percentile(_seconds(during.sign_ins), 0.99)
     refused = sum(answer.status != 200 for answer in during.sign_ins)
     unanswered = sum(answer.status != 200 for answer in during.checks)
-    peak = max(during.memory)
     done = sum(journey.outcome == "account" for journey in journeys)
     return [
         Row(
@@ -260,10 +259,10 @@ async def storm(bench: Bench) -> list[Row]:
         Row("... refused", str(refused), goal="0", is_reached=refused == 0),
         Row(
             "web memory during the storm, whole process tree (PSS)",
-            f"{peak:.0f} MB",
-            f"idle {max(idle.memory):.0f} MB",
+            f"{max(memory):.0f} MB",
+            f"idle {memory[0]:.0f} MB",
             goal="< 300 MB",
-            is_reached=peak < 300,
+            is_reached=max(memory) < 300,
         ),
         _failures_row(journeys),
     ]
@@ -273,22 +272,14 @@ async def storm(bench: Bench) -> list[Row]:
 class _Seen:
     """What probes found."""
 
-    bench: Bench
     checks: list[Answer] = field(default_factory=list)
     sign_ins: list[Answer] = field(default_factory=list)
-    memory: list[float] = field(default_factory=list)
-
-    async def watch(self) -> None:
-        """Look at the memory of the web server, twice a second, until cancelled."""
-        while True:
-            self.memory.append(memory_mb(self.bench.web.pid))
-            await asyncio.sleep(0.5)
 
 
 @contextlib.asynccontextmanager
 async def _probing(bench: Bench) -> AsyncIterator[_Seen]:
     """Check addresses and sign in at even times for as long as the context lasts."""
-    seen = _Seen(bench, memory=[memory_mb(bench.web.pid)])
+    seen = _Seen()
     until = asyncio.Event()
     sign_ins = [
         request_bytes(

@@ -4,12 +4,15 @@ front of them; what they cost, what they log, and what is in the database afterw
 import asyncio
 import contextlib
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -212,6 +215,30 @@ def memory_mb(*roots: int) -> float:
             memory = process.memory_full_info()
             total += getattr(memory, "pss", memory.rss)
     return total / 1e6
+
+
+@contextlib.asynccontextmanager
+async def watching_memory(*roots: int, every: float = 0.5) -> AsyncIterator[list[float]]:
+    """Collect memory_mb of these trees while the context lasts.
+
+    In a process of its own: it takes 14 ms for three processes, in which a generator would take nobody's answer.
+    """
+    found: list[float] = []
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as reader:
+        reading = partial(asyncio.get_running_loop().run_in_executor, reader, memory_mb, *roots)
+        found.append(await reading())
+
+        async def watch() -> None:
+            while True:
+                await asyncio.sleep(every)
+                found.append(await reading())
+
+        watching = asyncio.create_task(watch())
+        try:
+            yield found
+        finally:
+            watching.cancel()
+            await asyncio.gather(watching, return_exceptions=True)
 
 
 def machine_busy_seconds() -> float:
