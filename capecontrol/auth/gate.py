@@ -1,0 +1,115 @@
+"""The gate in front of the password hash: few run, few wait, and nobody waits in vain.
+
+The hash is the slowest step of a registration and fills the processor's cores, so only as many run at once as there
+are cores, and registrations have permits apart from sign-ins: a storm of one never stops the other.
+"""
+
+import os
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from capecontrol import clock
+from capecontrol.errors import Overloaded
+
+LONGEST_WAIT_SECONDS = 1.0
+
+_DONE_WITHIN_SECONDS = 1.4  # from the gate to its hash; who cannot be done by then is better off coming again
+_EXPECTED_WITHIN_SECONDS = 1.2  # or nobody waits behind another: to wait in vain is worse than to be told at once
+_SHORTEST_WAIT_SECONDS = 0.25  # however slow the hash is: somebody has to stand there when it is free
+_DEVIATIONS = 3  # beyond the average, within which 99 of 100 hashes end
+_GIVE_WAY_BY = 5
+
+Result = TypeVar("Result")
+
+
+class Gate:
+    """Permits for hashing: few run, few wait, nobody waits longer than a second.
+
+    What is admitted runs on threads that do nothing else, as many as a gate has permits. The C library keeps a hash's
+    19 MiB for the thread that asked for them: on the requests' threads that is 300 MB in a process, and giving them
+    back each time costs half as much again as the hash, in page faults. So memory is bounded, and stays warm.
+    """
+
+    def __init__(
+        self, permits: int, waiters: int, *, seconds: float = 0.0, threads: ThreadPoolExecutor | None = None
+    ) -> None:
+        """Admit so many at a time and let so many wait; `seconds` is what one takes, until it is known.
+
+        Gates may share their `threads`: then somebody admitted waits for what the others have under way, and no more.
+        """
+        self._permits = permits
+        self._free = threading.BoundedSemaphore(permits)
+        self._places = permits + waiters
+        self._inside = 0
+        self._counting = threading.Lock()
+        self._threads = threads or hashing_threads(permits)
+        self.seconds = seconds
+        self._deviation = 0.0
+
+    def run(self, work: Callable[[], Result]) -> Result:
+        """Do the work with a permit and return its result.
+
+        Raises Overloaded at once where too many wait already, or where it would take longer than anybody waits; and
+        after the wait, which is a second, less where hashes are slow, and ends with the request's budget: work whose
+        caller has left is not begun.
+        """
+        self._enter()
+        try:
+            with clock.timed("gate"):
+                wait = min(self._longest_wait(), clock.seconds_left())
+                is_admitted = wait > 0 and self._free.acquire(timeout=wait)
+            if not is_admitted:
+                raise Overloaded
+            try:
+                with clock.timed("hash"):
+                    result, processor_milliseconds = self._threads.submit(self._measured, work).result()
+                clock.add_timing("hash_cpu", processor_milliseconds)
+                return result
+            finally:
+                self._free.release()
+        finally:
+            self._leave()
+
+    def _enter(self) -> None:
+        with self._counting:
+            waiting = self._inside - self._permits
+            # What runs may have just begun; then those who wait, and one's own.
+            takes = (waiting + 2) * self.seconds / self._permits + _DEVIATIONS * self._deviation
+            # Somebody waits for each permit however slow the hash is, or it would be idle until the next one comes.
+            is_too_many = waiting >= self._permits and takes > _EXPECTED_WITHIN_SECONDS
+            if self._inside >= self._places or is_too_many:
+                raise Overloaded
+            self._inside += 1
+
+    def _longest_wait(self) -> float:
+        takes = self.seconds + _DEVIATIONS * self._deviation
+        return min(LONGEST_WAIT_SECONDS, max(_SHORTEST_WAIT_SECONDS, _DONE_WITHIN_SECONDS - takes))
+
+    def _leave(self) -> None:
+        with self._counting:
+            self._inside -= 1
+
+    def _measured(self, work: Callable[[], Result]) -> tuple[Result, float]:
+        watch = clock.Stopwatch()
+        try:
+            result = work()
+        finally:
+            # Averages that forget slowly; two threads writing them at once lose a sample, which costs nothing.
+            beyond = watch.milliseconds() / 1000 - self.seconds
+            self._deviation += (abs(beyond) - self._deviation) / 16
+            self.seconds += beyond / 16
+        return result, watch.processor_milliseconds()
+
+
+def hashing_threads(count: int) -> ThreadPoolExecutor:
+    """Return threads for hashing, which give way to everything quick: a check or a place is answered in between."""
+    return ThreadPoolExecutor(count, thread_name_prefix="hash", initializer=_give_way)
+
+
+def _give_way() -> None:
+    if sys.platform == "linux":  # where a thread has a priority of its own
+        thread = threading.get_native_id()
+        os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + _GIVE_WAY_BY)
