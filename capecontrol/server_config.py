@@ -4,10 +4,13 @@ Imports nothing of ours, because gunicorn runs it before the application exists.
 seconds throughout.
 """
 
+import errno
 import json
 import os
 import select
 import shutil
+import socket
+import struct
 import tempfile
 import time
 from pathlib import Path
@@ -15,6 +18,8 @@ from typing import Any
 
 from gunicorn import util
 from gunicorn.http import errors
+from gunicorn.http.parser import RequestParser
+from gunicorn.http.unreader import SocketUnreader
 from gunicorn.workers import gthread
 
 # A dyno's router comes from outside; anywhere else the web server is for this machine alone.
@@ -43,7 +48,7 @@ keepalive = 100
 graceful_timeout = 22
 
 # With threads this is only the worker's heartbeat, which its main thread gives: it finds a process that hangs as a
-# whole. Slow requests have deadlines of their own.
+# whole. A request has 8 s to come (PunctualReader), and 8 s to be answered (capecontrol.clock).
 timeout = 30
 
 # The heartbeat is a file, and a slow disk under it looks like a hanging worker.
@@ -99,16 +104,69 @@ _MOST_COUNTED = 10
 """A process that has these many requests in hand takes 2 ms longer to accept a connection than an idle one."""
 
 
+_READ_WITHIN_SECONDS = 8.0
+_GOODBYE_SECONDS = 1.0
+"""So long a caller may take to close the connection after its last answer, which the kernel might take back before."""
+
+
+class PunctualReader(SocketUnreader):
+    """Reads a request that comes in time. gunicorn waits for the rest of one without end, on a thread: as many callers
+    as there are threads, who promise a body and send half of it, would be all that a process does."""
+
+    def __init__(self, sock: socket.socket, *, within: float = _READ_WITHIN_SECONDS) -> None:
+        """Read from the socket; a request has `within` seconds from its first byte to its last."""
+        super().__init__(sock)
+        self._within = within
+        self._ends_at: float | None = None
+        # Of the kernel's, because gunicorn sets the socket's own limit to none before each request.
+        pause = struct.pack("ll", int(within), int(within % 1 * 1e6))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, pause)
+
+    def expect_another(self) -> None:
+        """Give the next request its own time, from when it begins."""
+        self._ends_at = None
+
+    def chunk(self, size_hint: int | None = None) -> bytes:
+        """Return what has come. Raises ConnectionResetError, for which gunicorn closes the connection quietly."""
+        now = time.monotonic()
+        if self._ends_at is None:
+            self._ends_at = now + self._within
+        try:
+            if now < self._ends_at:
+                return bytes(super().chunk(size_hint))
+        except BlockingIOError:
+            self._ends_at = now  # nothing else of it is waited for
+        raise ConnectionResetError(errno.ECONNRESET, "the request did not come in time")
+
+
 class Worker(gthread.ThreadWorker):
     """gunicorn's threaded worker, which refuses in the product's own form, JSON with a sentence and never HTML, and
     which cuts nobody off when it stops."""
 
     def handle(self, conn: Any) -> Any:
         """Answer a request, and those that follow it soon on the same connection, as a router's do."""
-        result = super().handle(conn)
+        result = self._handle_one(conn)
         while result is True and self._brings_another(conn):
-            result = super().handle(conn)
+            result = self._handle_one(conn)
+        if result is False:
+            util.close_graceful(conn.sock, timeout=_GOODBYE_SECONDS)
         return result
+
+    def finish_request(self, conn: Any, fs: Any) -> None:
+        """Keep the connection for its next request. One that ends was closed by its own thread: gunicorn's main thread
+        would wait two seconds for a caller who does not close the other side, and take nobody's connection meanwhile.
+        """
+        if conn.sock.fileno() == -1:
+            self.nr_conns -= 1
+        else:
+            super().finish_request(conn, fs)
+
+    def _handle_one(self, conn: Any) -> Any:
+        if conn.parser is None:
+            conn.parser = RequestParser(self.cfg, conn.sock, conn.client)
+            conn.parser.unreader = PunctualReader(conn.sock)
+        conn.parser.unreader.expect_another()
+        return super().handle(conn)
 
     def _brings_another(self, conn: Any) -> bool:
         """Say whether the next request comes within a moment; nobody waits for it when a quarter of the threads is in

@@ -3,6 +3,7 @@
 import http.client
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -260,6 +261,35 @@ def test_what_never_becomes_a_request_is_refused_as_json(live_server: LiveServer
     assert (headers["cache-control"], headers["connection"]) == ("no-store", "close")
     assert json.loads(body).keys() == {"detail", "errors"}
     assert len(body) == int(headers["content-length"])
+
+
+def test_a_body_that_does_not_come_in_time_is_refused_and_frees_its_thread(start_server) -> None:
+    server = start_server(worker=False, WEB_CONCURRENCY="1", WEB_THREADS="8")
+    promise = (
+        b"POST /api/auth/v2/register HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        b"Content-Length: 90\r\n\r\n"
+    )
+
+    def drip(connection: socket.socket) -> bytes:
+        for _ in range(30):
+            connection.sendall(b" ")
+            if select.select([connection], [], [], 0.5)[0]:
+                return connection.recv(9000)
+        return b"waited for"
+
+    with ExitStack() as stack:
+        silent = [stack.enter_context(socket.create_connection(("127.0.0.1", server.port), 20)) for _ in range(8)]
+        slow = silent.pop()
+        for connection in (*silent, slow):
+            connection.sendall(promise)
+        with ThreadPoolExecutor(1) as pool:
+            answered = pool.submit(drip, slow)
+            time.sleep(0.5)
+            assert not is_healthy(server.port), "all threads wait for a body"
+            for connection in silent:
+                assert connection.recv(9000).startswith(b"HTTP/1.1 400 ")
+            assert answered.result().startswith(b"HTTP/1.1 400 ")
+        assert is_healthy(server.port)
 
 
 def test_a_long_request_line_reaches_the_application(live_server: LiveServer) -> None:
