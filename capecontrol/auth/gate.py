@@ -56,6 +56,7 @@ class Gate:
         after the wait, which is a second, less where hashes are slow, and ends with the request's budget: work whose
         caller has left is not begun.
         """
+        ends_at = clock.monotonic() + clock.seconds_left()
         self._enter()
         try:
             with clock.timed("gate"):
@@ -65,7 +66,7 @@ class Gate:
                 raise Overloaded
             try:
                 with clock.timed("hash"):
-                    result, processor_milliseconds = self._threads.submit(self._measured, work).result()
+                    result, processor_milliseconds = self._threads.submit(self._measured, work, ends_at).result()
                 clock.add_timing("hash_cpu", processor_milliseconds)
                 return result
             finally:
@@ -92,7 +93,9 @@ class Gate:
         with self._counting:
             self._inside -= 1
 
-    def _measured(self, work: Callable[[], Result]) -> tuple[Result, float]:
+    def _measured(self, work: Callable[[], Result], ends_at: float) -> tuple[Result, float]:
+        if clock.monotonic() >= ends_at:  # behind the other gate's work on the threads they share
+            raise Overloaded
         watch = clock.Stopwatch()
         try:
             result = work()

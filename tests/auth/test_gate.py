@@ -11,7 +11,7 @@ import pytest
 
 from capecontrol import clock
 from capecontrol.auth import passwords
-from capecontrol.auth.gate import LONGEST_WAIT_SECONDS, Gate
+from capecontrol.auth.gate import LONGEST_WAIT_SECONDS, Gate, hashing_threads
 from capecontrol.errors import Overloaded
 
 
@@ -123,6 +123,21 @@ def test_where_hashes_differ_much_the_slow_ones_are_counted_on() -> None:
         gate.run(lambda pause=pause: time.sleep(pause))
     assert 0.1 < gate._deviation < 0.3
     assert gate._longest_wait() < 1.0
+
+
+def test_work_whose_caller_left_behind_the_other_gates_work_is_not_begun() -> None:
+    threads = hashing_threads(1)
+    busy, quick = (Gate(permits=1, waiters=1, threads=threads) for _ in range(2))
+
+    def come_in_time_for_the_permit_alone() -> None:
+        clock.set_deadline(clock.monotonic() + 0.2)
+        with pytest.raises(Overloaded):
+            quick.run(lambda: pytest.fail("nobody waits for this"))
+
+    with ThreadPoolExecutor(1) as other:
+        other.submit(busy.run, lambda: time.sleep(0.5))
+        time.sleep(0.1)
+        contextvars.copy_context().run(come_in_time_for_the_permit_alone)
 
 
 def test_the_gate_learns_how_long_its_work_takes() -> None:
