@@ -9,7 +9,7 @@ import { busyButton } from "./submit_once.js";
 import { endTurn, startTurn } from "./turn.js";
 
 const PAGE = "[data-waiting]";
-const SHORTEST_PAUSE = 2;
+const SHORTEST_PAUSE = 1;
 const LONGEST_PAUSE = 30;
 const ANSWER_WITHIN = 12_000;
 const SPEAK_EVERY = 10_000;
@@ -44,8 +44,9 @@ function takeUp(pause = 0) {
   const { status, place: number, eta, left, poll } = room.dataset;
   show({ status, place: Number(number), eta_seconds: Number(eta), seconds_left: Number(left) });
   focusErrorSummary();
-  if (pause) lookLater(pause);
-  else act(Number(poll));
+  if (!pause) act(Number(poll));
+  else if (password && status === "ready") later(finish, pause);
+  else lookLater(pause);
 }
 
 /* What a reload must not forget stands in the tab's history: how far the way was. */
@@ -65,10 +66,14 @@ function rememberFirst(number) {
 /* Asking for the place: at the pace the server sets, and more slowly while it does not answer. */
 
 function lookLater(seconds) {
+  later(askForPlace, seconds);
+}
+
+function later(step, seconds) {
   clearTimeout(lookTimer);
   const pause = Math.min(LONGEST_PAUSE, Math.max(SHORTEST_PAUSE, seconds));
   // A little late each time, so that people who came together do not ask together for ever.
-  lookTimer = setTimeout(askForPlace, 1000 * Math.min(LONGEST_PAUSE, pause * (1 + Math.random() / 4)));
+  lookTimer = setTimeout(step, 1000 * Math.min(LONGEST_PAUSE, pause * (1 + Math.random() / 4)));
 }
 
 async function askForPlace() {
@@ -87,6 +92,8 @@ async function askForPlace() {
     if (asked !== room || isSending) return;
     failures = 0;
     say("");
+    // What the page came with, that nobody could look, is answered now.
+    if (place.status === "unknown") clearErrors(form);
     show(answer);
     act(pause ?? SHORTEST_PAUSE);
   } catch {
@@ -181,6 +188,8 @@ function takeUpAnswer({ page, status, retryAfter: pause }) {
   failures = 0;
   showPage(page);
   takeUp(status === 503 ? (pause ?? SHORTEST_PAUSE) : 0);
+  // The button that was pressed went with its page, and the focus with it.
+  if (document.activeElement === document.body) room.querySelector("[data-heading]").focus();
 }
 
 /** Nothing usable came back: say so, and ask for the place again, which leads here once more while it is our turn. */
@@ -286,6 +295,10 @@ function countDown(seconds) {
 async function keepTurn(keep) {
   const answer = await post(keep, PAGE);
   if (place.status !== "ready") return;
+  if (answer.kind === "page") {
+    takeUpAnswer(answer);
+    return;
+  }
   if (answer.kind === "trouble") {
     say("That did not reach us. Please press “Keep my turn” again.");
     return;

@@ -1,5 +1,5 @@
 """People who open an account, as programs: they post, take a ticket, ask for their place when told to, and come at
-their turn, as the registration page does."""
+their turn, at the pace of the registration page; unlike it they speak JSON."""
 
 import asyncio
 import itertools
