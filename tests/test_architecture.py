@@ -204,7 +204,7 @@ def unexplained(source: str) -> list[str]:
 def asks_by_itself(name: str, source: str) -> bool:
     """Say whether a module asks for the time or for randomness where it should ask clock or ids."""
     # The supervisor of `make run` and gunicorn's configuration run apart from the application.
-    if name in ("clock.py", "ids.py", "config.py") or name.startswith("operations/local"):
+    if name in ("clock.py", "ids.py", "config.py", "server_config.py") or name.startswith("operations/local"):
         return False
     return bool(TIME.search(source) or RANDOMNESS.search(source))
 

@@ -68,7 +68,7 @@ def _failed(_status: int, detail: str) -> dict[str, Any]:
 def comes_with_ticket() -> bool:
     """Say whether this registration was counted when its ticket was drawn: a turn must not be lost to a limit."""
     ticket = request.headers.get("X-Registration-Ticket", "")
-    return 0 < len(ticket) <= LONGEST_TICKET and waiting_room.is_ours(ticket)
+    return 0 < len(ticket) <= LONGEST_TICKET and waiting_room.id_of(ticket) is not None
 
 
 @endpoints.get("/auth/v2/validate-email")
@@ -137,6 +137,7 @@ def registration_place() -> Response:
     ticket = _ticket()
     if ticket is None:
         raise NotATicket
+    _count(rate_limits.ASK_FOR_PLACE, ticket)
     place = waiting_room.get_place(ticket)
     answer = PlaceAnswer.model_validate(place, from_attributes=True)
     response = jsonify(answer.model_dump())
@@ -299,6 +300,8 @@ def _register(
     applied_shape: type[AppliedAnswer],
     waiting_shape: type[QueuedAnswer],
 ) -> tuple[Response, int]:
+    if comes_with_ticket():
+        _count(rate_limits.REGISTER_WITH_TICKET, request.headers["X-Registration-Ticket"])
     try:
         body = read_json(RegistrationBody)
         key, ticket = idempotency_key(), _ticket()
@@ -349,6 +352,13 @@ def _queued(queued: waiting_room.Queued, shape: type[QueuedAnswer]) -> Response:
     response = jsonify(answer.model_dump())
     response.headers["Retry-After"] = str(queued.retry_after)
     return response
+
+
+def _count(limit: rate_limits.Limit, ticket: str) -> None:
+    """Hold the holder of a ticket of ours to a limit of its own, wherever the calls come from."""
+    ticket_id = waiting_room.id_of(ticket)
+    if ticket_id is not None:
+        rate_limits.hold_to(limit, who=ticket_id)
 
 
 def _ticket() -> str | None:

@@ -32,6 +32,8 @@ def register(application: Application, *, method: str, idempotency_key: str | No
         address = registration.checked(application)
         fingerprint = registration.fingerprint_of(application, address)
         room = waiting_room.look()
+        if ticket is not None:
+            waiting_room.prove(ticket, address.key)
         if idempotency_key is not None and _is_repeat(idempotency_key, fingerprint):
             _end_repeat(application, method)
             return

@@ -129,6 +129,8 @@ def register(
         room = waiting_room.look()
         if ticket is None:
             waiting_room.queue_unless(_IS_KNOWN, _names(address, idempotency_key), address.key, room)
+        else:
+            waiting_room.prove(ticket, address.key)
         fingerprint = fingerprint_of(application, address)
         at_full_gate = partial(waiting_room.turned_away, address.key, ticket)
         known = _known(address, idempotency_key)  # spares the hash; the insert below is what decides

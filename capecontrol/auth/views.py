@@ -1,5 +1,6 @@
 """The account pages: open an account, confirm its address, sign in and out, see one's account."""
 
+import contextlib
 import re
 from typing import Any
 
@@ -96,7 +97,19 @@ def register() -> Answer:
         return waiting_cookie.give(redirect(url_for("auth.wait"), code=303), _kept(form), queued)
     except RetryLater as busy:
         return _busy(form, busy)
-    return answer
+    return _end_older_waiting(answer)
+
+
+def _end_older_waiting(answer: Response) -> Response:
+    """Let the browser forget a form that waits since before, perhaps somebody else's: its page would go on with that
+    one, and with the password of this."""
+    kept = waiting_cookie.read()
+    if kept is None:
+        return answer
+    if kept.is_own:
+        with contextlib.suppress(RetryLater):  # then the place lapses by itself
+            waiting_room.leave(kept.ticket)
+    return waiting_cookie.take_back(answer)
 
 
 def _open_account(
@@ -161,12 +174,16 @@ def wait() -> Answer:
             return _waiting(form, kept, waiting_room.get_place(kept.ticket))
         return _finish_waiting(form, kept)
     except waiting_room.Queued as queued:
-        page = _waiting(form, kept, queued.place, ticket=queued.ticket)
+        page = _waiting(form, kept, queued.place, ticket=queued.ticket, was_turned_away=True)
         answer = current_app.make_response((page, 503, {"Retry-After": str(queued.retry_after)}))
         return waiting_cookie.give(answer, kept, queued)
     except _WAITING_IS_OVER as over:
         flash(over.detail, "warning")
         return waiting_cookie.take_back(redirect(url_for("auth.register"), code=303))
+    except waiting_room.RoomFull as full:
+        form.form_errors.append(full.detail)
+        page = _waiting(form, kept, waiting_room.EXPIRED_PLACE)
+        return page, status_of(full), {"Retry-After": str(full.retry_after)}
     except RetryLater as busy:
         # The page is drawn from what the browser keeps: it looks again by itself, also without scripts.
         form.form_errors.append(f"Your place is kept. {busy.detail}")
@@ -176,6 +193,9 @@ def wait() -> Answer:
 
 def _finish_waiting(form: WaitingForm, kept: Kept) -> Answer:
     """Open the account at one's turn. Raises what keeps one waiting, and what ends it."""
+    ticket_id = waiting_room.id_of(kept.ticket)
+    if ticket_id is not None:
+        rate_limits.hold_to(rate_limits.REGISTER_WITH_TICKET, who=ticket_id)
     if not form.validate():
         return _waiting(form, kept, waiting_room.get_place(kept.ticket)), 422
     if not _is_for_same_address(form.ticket.data, kept.ticket):
@@ -218,8 +238,8 @@ def _is_for_same_address(ticket: str | None, kept: str) -> bool:
 def keep_turn() -> Answer:
     """Keep one's turn for another 30 seconds."""
     kept = waiting_cookie.read()
-    if kept is not None:
-        waiting_room.keep(kept.ticket)
+    if kept is not None and not waiting_room.keep(kept.ticket):
+        return _waiting(WaitingForm(), kept, waiting_room.get_place(kept.ticket)), 409
     return redirect(url_for("auth.wait"), code=303)
 
 
@@ -355,7 +375,9 @@ def _kept(form: RegisterForm) -> Kept:
     )
 
 
-def _waiting(form: WaitingForm, kept: Kept, place: Place, *, ticket: str | None = None) -> str:
+def _waiting(
+    form: WaitingForm, kept: Kept, place: Place, *, ticket: str | None = None, was_turned_away: bool = False
+) -> str:
     form.ticket.data = ticket or kept.ticket
     return render_template(
         "auth/wait.html",
@@ -363,6 +385,7 @@ def _waiting(form: WaitingForm, kept: Kept, place: Place, *, ticket: str | None 
         place=place,
         ticket=form.ticket.data,
         application=kept,
+        was_turned_away=was_turned_away,
         turn_seconds=waiting_room.TURN_LASTS_SECONDS,
         is_private=_settings().is_private,
     )

@@ -81,6 +81,15 @@ class Queued(Overloaded):
         self.is_new = is_new
 
 
+class RoomFull(Overloaded):
+    """So many wait that nobody else is taken."""
+
+    detail = "So many people are waiting that we cannot take more. Please try later."
+
+    def __init__(self) -> None:
+        super().__init__(retry_after=60)
+
+
 class TicketSpent(Conflict):
     """The ticket has opened its account already."""
 
@@ -102,6 +111,9 @@ class Place:
     seconds_left: int = 0
 
 
+EXPIRED_PLACE = Place(
+    "expired", 0, 0, LONGEST_POLL_SECONDS, "Your turn has passed. Send the form again for a new place."
+)
 UNKNOWN_PLACE = Place("unknown", 0, 0, 5, "We could not look your place up just now. It is kept.")
 
 
@@ -162,7 +174,7 @@ def admit(email_key: str, ticket: str | None, figure: Figure | None) -> str | No
 
     Who comes without a ticket while others wait gets one: order is kept. Who comes early keeps the place, and so does
     who comes again without the ticket, as a client does that knows of none: the address finds it. Raises Queued,
-    TicketSpent, NotATicket, or Overloaded when the room itself is full. Holds no connection afterwards.
+    TicketSpent, NotATicket, or RoomFull. Whose the ticket is was proved before. Holds no connection afterwards.
     """
     room = _ready()
     known = room.signer.read(ticket) if ticket is not None and room.is_open else None
@@ -174,8 +186,6 @@ def admit(email_key: str, ticket: str | None, figure: Figure | None) -> str | No
     release_connection()
     if known is None:
         return None
-    if not hmac.compare_digest(known.email_mark, room.signer.mark(email_key)):
-        raise NotATicket
     place = _place_of(known)
     if place.status == "done":
         raise TicketSpent
@@ -189,12 +199,17 @@ def admit(email_key: str, ticket: str | None, figure: Figure | None) -> str | No
 def turned_away(email_key: str, ticket: str | None) -> Overloaded:
     """Return what somebody is told whom the gate could not take: a place, or at their turn to come again at once.
 
-    That the gate was full is not theirs to pay for, so the turn begins anew.
+    That the gate was full is not theirs to pay for, so the turn begins anew, also of who came without the ticket.
     """
     room = _ready()
     if not room.is_open:
         return Overloaded()
-    if ticket is not None and _renew_turn(room.signer.read(ticket)):
+    if ticket is None:
+        found = _queue(email_key, room.turns.current())
+        if not isinstance(found, Queued) or found.place.status != "ready":
+            return found
+        ticket = found.ticket
+    if _renew_turn(room.signer.read(ticket)):
         return Queued(_at_turn(TURN_LASTS_SECONDS), ticket)
     return _queue(email_key, room.turns.current())
 
@@ -205,13 +220,19 @@ def use(ticket_id: str) -> None:
         raise TicketSpent
 
 
-def is_ours(ticket: str) -> bool:
-    """Say whether the room has drawn this ticket; whoever has one was counted when it was drawn."""
+def id_of(ticket: str) -> str | None:
+    """Return the id of a ticket that the room has drawn, or None."""
     try:
-        _ready().signer.read(ticket)
+        return _ready().signer.read(ticket).id
     except NotATicket:
-        return False
-    return True
+        return None
+
+
+def prove(ticket: str, email_key: str) -> None:
+    """Let nobody go on with the ticket of another address. Raises NotATicket."""
+    room = _ready()
+    if room.is_open and not hmac.compare_digest(room.signer.read(ticket).email_mark, room.signer.mark(email_key)):
+        raise NotATicket
 
 
 def is_for_same_address(ticket: str, other: str) -> bool:
@@ -226,10 +247,10 @@ def get_place(ticket: str) -> Place:
         return _place_of(_ready().signer.read(ticket))
 
 
-def keep(ticket: str) -> None:
-    """Keep a turn that is not over yet for another 30 seconds. Raises NotATicket and Unavailable."""
+def keep(ticket: str) -> bool:
+    """Keep a turn for another 30 seconds, or say that it is over already. Raises NotATicket and Unavailable."""
     with _or_unavailable():
-        _renew_turn(_ready().signer.read(ticket))
+        return _renew_turn(_ready().signer.read(ticket))
 
 
 def leave(ticket: str) -> None:
@@ -256,18 +277,19 @@ def forget_old_tickets() -> int:
 
 def _queue(email_key: str, figure: Figure) -> Overloaded:
     """Draw a ticket at the end of the queue, find the one the address has, or say at once that the room is full."""
-    if _is_full(figure):
-        return Overloaded("So many people are waiting that we cannot take more. Please try later.", retry_after=60)
     signer = _ready().signer
     mark = signer.mark(email_key)
-    drawn = _draw(mark)
-    if drawn is None and run_alone(_END_OF_AN_OLDER_ONE, (mark,)) is not None:
+    is_full = _is_full(figure)
+    drawn = None if is_full else _draw(mark)
+    if not is_full and drawn is None and run_alone(_END_OF_AN_OLDER_ONE, (mark,)) is not None:
         drawn = _draw(mark)
     if drawn is not None:
         return _newly_queued(drawn, figure)
     row = run_alone(_FIND, (mark,))
     known = Ticket(*row) if row else None
-    return Queued(_place_of(known), signer.write(known)) if known else Overloaded()
+    if known is None:
+        return RoomFull() if is_full else Overloaded()
+    return Queued(_place_of(known), signer.write(known))
 
 
 def _is_full(figure: Figure) -> bool:
@@ -293,28 +315,29 @@ def _renew_turn(ticket: Ticket) -> bool:
 
 def _place_of(ticket: Ticket) -> Place:
     figure = _ready().turns.current(drawn=ticket.number)
-    if ticket.number > figure.come_to:
-        return _waiting(max(1, min(ticket.number - figure.come_to, figure.waiting)), figure)
+    place_in_line = max(1, min(ticket.number - figure.come_to, figure.waiting))
+    if figure.come_to < ticket.number <= figure.last:
+        return _waiting(place_in_line, figure)
     found = run_alone(_LOOK, (ticket.id,))
     row = _Row(*found) if found else None
-    place = _place_in(row, figure)
+    place = _place_in(row, place_in_line, figure)
     if row is not None and place.status == "ready" and not row.is_claimed:
         run_alone(_CLAIM, (ticket.id,))
     return place
 
 
-def _place_in(row: _Row | None, figure: Figure) -> Place:
-    """Return the place of a ticket that turns have come to, by its row; None where there is none any more."""
+def _place_in(row: _Row | None, place_in_line: int, figure: Figure) -> Place:
+    """Return the place of a ticket by its row; None where there is none any more."""
     if row is not None and row.is_done:
         detail = (
             "Your form was taken. Look into your mail." if _ready().is_private else "Your account is open. Sign in."
         )
         return Place("done", 0, 0, LONGEST_POLL_SECONDS, detail)
     if row is not None and row.is_living and not row.has_turn:
-        return _waiting(1, figure)  # drawn before another that was read already, and stored after it
+        return _waiting(place_in_line, figure)  # drawn before another that was read already, and stored after it
     if row is not None and row.is_living:
         return _at_turn(math.ceil(row.seconds_left or 0))
-    return Place("expired", 0, 0, LONGEST_POLL_SECONDS, "Your turn has passed. Send the form again for a new place.")
+    return EXPIRED_PLACE
 
 
 def _waiting(place: int, figure: Figure) -> Place:

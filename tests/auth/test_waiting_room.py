@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 from capecontrol import clock, create_app
 from capecontrol.auth import passwords, registration, turns, waiting_room
 from capecontrol.auth.models import RegistrationTicket, User
+from capecontrol.auth.tickets import Ticket
 from capecontrol.database import AUDIT, run_alone
 from capecontrol.extensions import db
 from capecontrol.web import rate_limits
@@ -521,7 +522,112 @@ def test_a_turn_that_is_over_cannot_be_kept(app: Flask, db_session: Session) -> 
     visitor.visit("/register/waiting")
     db_session.execute(update(RegistrationTicket).values(turn_at=clock.now() - timedelta(seconds=31)))
     db_session.commit()
-    assert "Your turn has passed" in visitor.send("/register/waiting/keep").words
+    assert "Your turn has passed" in visitor.send("/register/waiting/keep", status=409).words
+
+
+def test_a_full_gate_lets_the_turn_begin_anew_of_who_comes_without_the_ticket(
+    client: FlaskClient, db_session: Session
+) -> None:
+    ticket = draw(client)
+    place(client, ticket)
+    db_session.execute(update(RegistrationTicket).values(turn_at=clock.now() - timedelta(seconds=25)))
+    db_session.commit()
+    with full_gate():
+        answer = register(client)
+    assert (answer.json["ticket"], answer.json["place"]) == (ticket, 0)
+    assert place(client, ticket).json["seconds_left"] > 25
+
+
+def test_a_full_room_takes_no_turn_away(
+    client: FlaskClient, monkeypatch: pytest.MonkeyPatch, db_session: Session
+) -> None:
+    ticket = draw(client)
+    place(client, ticket)
+    monkeypatch.setattr(waiting_room, "MOST_WAITING", 0)
+    with full_gate():
+        answer = register(client)
+    assert (answer.status_code, answer.json["ticket"], answer.json["place"]) == (503, ticket, 0)
+
+
+def test_a_ticket_that_was_lost_with_the_database_has_passed(app: Flask, client: FlaskClient) -> None:
+    """Or its owner would be next for ever: its number is beyond all that are known."""
+    with app.app_context():
+        lost = waiting_room._ready().signer.write(Ticket("01a2-lost", 10**9, "mark"))
+    assert place(client, lost).json["status"] == "expired"
+
+
+def test_what_comes_with_a_ticket_has_a_limit_of_its_own(databases: Databases, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rate_limits, "REGISTER_WITH_TICKET", replace(rate_limits.REGISTER_WITH_TICKET, hits=2))
+    monkeypatch.setattr(rate_limits, "ASK_FOR_PLACE", replace(rate_limits.ASK_FOR_PLACE, hits=3))
+    with databases.clone() as url:
+        app = create_app(settings_for(url, ratelimit_enabled=True))
+        try:
+            client = app.test_client()
+            ticket, another = draw(client), draw(client, "other@example.com")
+            assert [register(client, "neighbour@", ticket=ticket).status_code for _ in range(3)] == [422, 422, 429]
+            assert [place(client, ticket).status_code for _ in range(4)] == [200, 200, 200, 429]
+            assert register(client, "other@example.com", ticket=another).status_code == 201
+        finally:
+            dispose(app)
+
+
+def test_the_page_is_held_to_the_tickets_limit_too(databases: Databases, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rate_limits, "REGISTER_WITH_TICKET", replace(rate_limits.REGISTER_WITH_TICKET, hits=1))
+    with databases.clone() as url:
+        app = create_app(settings_for(url, ratelimit_enabled=True))
+        try:
+            visitor = page_at_the_gate(app)
+            visitor.send("/register/waiting", status=422, password="")
+            page = visitor.send("/register/waiting", status=429, password=PASSWORD)
+            assert "Your place is kept. That was a little too often." in page.words
+        finally:
+            dispose(app)
+
+
+def test_an_address_with_an_account_is_not_told_to_who_holds_anothers_ticket(client: FlaskClient) -> None:
+    register(client, "thandi@example.com")
+    ticket = draw(client)
+    assert register(client, "thandi@example.com", ticket=ticket).status_code == 422
+
+
+def test_a_form_that_was_taken_at_once_ends_an_older_ones_waiting(app: Flask, db_session: Session) -> None:
+    """Or the page would go on with the older form, perhaps somebody else's, and with the newer one's password."""
+    from tests.auth.test_views import FILLED, an_older_mark
+
+    visitor = page_at_the_gate(app)
+    look_again()
+    db_session.execute(update(RegistrationTicket).values(turn_at=clock.now()))
+    db_session.commit()
+    visitor.visit("/register")
+    visitor.send("/register", **{**FILLED, "email": "second@example.com", "rendered_at": an_older_mark()})
+    assert visitor.client.get_cookie("waiting") is None
+    assert db_session.scalars(select(RegistrationTicket.left_at)).one() is not None
+    assert db_session.scalars(select(User.email)).all() == ["second@example.com"]
+
+
+def test_without_scripts_a_full_gate_at_ones_turn_is_said(app: Flask) -> None:
+    visitor = page_at_the_gate(app)
+    look_again()
+    visitor.visit("/register/waiting")
+    with full_gate():
+        page = visitor.send("/register/waiting", status=503, password=PASSWORD)
+    assert "Every seat was taken at this moment." in page.words
+    assert "It is your turn" in page.words
+
+
+def test_a_full_room_after_ones_turn_does_not_say_that_the_place_is_kept(
+    app: Flask, db_session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    visitor = page_at_the_gate(app)
+    look_again()
+    visitor.visit("/register/waiting")
+    db_session.execute(update(RegistrationTicket).values(turn_at=clock.now() - timedelta(seconds=31)))
+    db_session.commit()
+    monkeypatch.setattr(waiting_room, "MOST_WAITING", 0)
+    page = visitor.send("/register/waiting", status=503, password=PASSWORD)
+    assert "So many people are waiting that we cannot take more." in page.words
+    assert "Take a new place" in page.words
+    assert "Your place is kept." not in page.words
 
 
 def test_a_limit_takes_no_turn_away(databases: Databases) -> None:
