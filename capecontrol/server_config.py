@@ -44,11 +44,12 @@ preload_app = False
 keepalive = 100
 
 # The process has to be gone within 25 s of SIGTERM. gunicorn waits this long for its workers, then kills them; the
-# rest is for noticing the signal and for cleaning up. It is more than the longest request, which may take 8 s.
+# rest is for noticing the signal and for cleaning up. It is more than the longest request, which may take 8 s to come
+# and 8 s to be answered.
 graceful_timeout = 22
 
 # With threads this is only the worker's heartbeat, which its main thread gives: it finds a process that hangs as a
-# whole. A request has 8 s to come (PunctualReader), and 8 s to be answered (capecontrol.clock).
+# whole. Slow requests have limits of their own: PunctualReader's, and the request's budget of 8 s.
 timeout = 30
 
 # The heartbeat is a file, and a slow disk under it looks like a hanging worker.
@@ -118,9 +119,6 @@ class PunctualReader(SocketUnreader):
         super().__init__(sock)
         self._within = within
         self._ends_at: float | None = None
-        # Of the kernel's, because gunicorn sets the socket's own limit to none before each request.
-        pause = struct.pack("ll", int(within), int(within % 1 * 1e6))
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, pause)
 
     def expect_another(self) -> None:
         """Give the next request its own time, from when it begins."""
@@ -131,11 +129,16 @@ class PunctualReader(SocketUnreader):
         now = time.monotonic()
         if self._ends_at is None:
             self._ends_at = now + self._within
-        try:
-            if now < self._ends_at:
+        left = self._ends_at - now
+        if left >= 1e-6:  # none at all would be without end to the kernel
+            # The kernel's limit, because gunicorn sets the socket's own to none before each request.
+            self.sock.setsockopt(
+                socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", int(left), int(left % 1 * 1e6))
+            )
+            try:
                 return bytes(super().chunk(size_hint))
-        except BlockingIOError:
-            self._ends_at = now  # nothing else of it is waited for
+            except BlockingIOError:
+                self._ends_at = now  # nothing else of it is waited for
         raise ConnectionResetError(errno.ECONNRESET, "the request did not come in time")
 
 

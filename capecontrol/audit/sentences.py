@@ -131,6 +131,7 @@ _PLACES = {
 }
 _LIMITS = {
     "register": "tried too often to open an account",
+    "register_with_ticket": "sent the form too often with one place in the queue",
     "sign_in": "tried too often to sign in",
     "sign_in_to_account": "tried too often to sign in to one account",
     "verify_email": "tried too often to confirm an address",

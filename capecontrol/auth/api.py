@@ -66,9 +66,13 @@ def _failed(_status: int, detail: str) -> dict[str, Any]:
 
 
 def comes_with_ticket() -> bool:
-    """Say whether this registration was counted when its ticket was drawn: a turn must not be lost to a limit."""
+    """Say whether this registration was counted when its ticket was drawn: a turn must not be lost to a limit, but for
+    the ticket's own. Raises RateLimited beyond that."""
     ticket = request.headers.get("X-Registration-Ticket", "")
-    return 0 < len(ticket) <= LONGEST_TICKET and waiting_room.id_of(ticket) is not None
+    if not 0 < len(ticket) <= LONGEST_TICKET or (ticket_id := waiting_room.id_of(ticket)) is None:
+        return False
+    rate_limits.hold_ticket(ticket_id)
+    return True
 
 
 @endpoints.get("/auth/v2/validate-email")
@@ -137,7 +141,6 @@ def registration_place() -> Response:
     ticket = _ticket()
     if ticket is None:
         raise NotATicket
-    _count(rate_limits.ASK_FOR_PLACE, ticket)
     place = waiting_room.get_place(ticket)
     answer = PlaceAnswer.model_validate(place, from_attributes=True)
     response = jsonify(answer.model_dump())
@@ -300,8 +303,6 @@ def _register(
     applied_shape: type[AppliedAnswer],
     waiting_shape: type[QueuedAnswer],
 ) -> tuple[Response, int]:
-    if comes_with_ticket():
-        _count(rate_limits.REGISTER_WITH_TICKET, request.headers["X-Registration-Ticket"])
     try:
         body = read_json(RegistrationBody)
         key, ticket = idempotency_key(), _ticket()
@@ -352,13 +353,6 @@ def _queued(queued: waiting_room.Queued, shape: type[QueuedAnswer]) -> Response:
     response = jsonify(answer.model_dump())
     response.headers["Retry-After"] = str(queued.retry_after)
     return response
-
-
-def _count(limit: rate_limits.Limit, ticket: str) -> None:
-    """Hold the holder of a ticket of ours to a limit of its own, wherever the calls come from."""
-    ticket_id = waiting_room.id_of(ticket)
-    if ticket_id is not None:
-        rate_limits.hold_to(limit, who=ticket_id)
 
 
 def _ticket() -> str | None:

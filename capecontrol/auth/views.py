@@ -167,6 +167,8 @@ def wait() -> Answer:
     """Wait for one's turn, and open the account at it with the password typed once more."""
     kept = waiting_cookie.read()
     if kept is None:
+        if request.method == "POST":
+            flash("This page waits no more: another form was taken from this browser, or an hour is over.", "warning")
         return redirect(url_for("auth.register"), code=303)
     form = WaitingForm()
     try:
@@ -194,8 +196,10 @@ def wait() -> Answer:
 def _finish_waiting(form: WaitingForm, kept: Kept) -> Answer:
     """Open the account at one's turn. Raises what keeps one waiting, and what ends it."""
     ticket_id = waiting_room.id_of(kept.ticket)
-    if ticket_id is not None:
-        rate_limits.hold_to(rate_limits.REGISTER_WITH_TICKET, who=ticket_id)
+    if ticket_id is None:
+        rate_limits.hold_to(rate_limits.REGISTER, who=rate_limits.caller())
+    else:
+        rate_limits.hold_ticket(ticket_id)
     if not form.validate():
         return _waiting(form, kept, waiting_room.get_place(kept.ticket)), 422
     if not _is_for_same_address(form.ticket.data, kept.ticket):

@@ -221,9 +221,10 @@ def use(ticket_id: str) -> None:
 
 
 def id_of(ticket: str) -> str | None:
-    """Return the id of a ticket that the room has drawn, or None."""
+    """Return the id of a ticket that the room has drawn, or None; a closed room knows none."""
+    room = _ready()
     try:
-        return _ready().signer.read(ticket).id
+        return room.signer.read(ticket).id if room.is_open else None
     except NotATicket:
         return None
 

@@ -46,9 +46,8 @@ class Limit:
 
 # Several registrations a minute from one address are a household or a classroom, so these stop only machines.
 REGISTER = Limit("register", hits=120, seconds=600)
-# A ticket's holder was counted when it was drawn. What comes with it needs no more than a try each second of a turn.
+# For each ticket and caller, who was counted when it was drawn: at a turn, a try each second while the gate is full.
 REGISTER_WITH_TICKET = Limit("register_with_ticket", hits=120, seconds=600, is_hot=True)
-ASK_FOR_PLACE = Limit("ask_for_place", hits=240, seconds=60, is_hot=True)
 SIGN_IN = Limit("sign_in", hits=60, seconds=60)
 # Slows guessing at one account from one place; never locks the account, which would hand attackers a weapon.
 SIGN_IN_TO_ACCOUNT = Limit("sign_in_to_account", hits=10, seconds=300)
@@ -208,6 +207,12 @@ def hold_to(limit: Limit, *, who: str) -> None:
             details={"limit": limit.name},
         )
     raise RateLimited(retry_after=limit.seconds - now % limit.seconds)
+
+
+def hold_ticket(ticket_id: str) -> None:
+    """Count one more registration with this ticket from this caller. A stranger who learned the ticket, as whoever
+    sends the same address does, cannot use its holder's tries up. Raises RateLimited."""
+    hold_to(REGISTER_WITH_TICKET, who=f"{ticket_id}|{caller()}")
 
 
 def share_counts(_is_last: bool = False) -> None:

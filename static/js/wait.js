@@ -183,13 +183,15 @@ function showSending() {
 }
 
 function takeUpAnswer({ page, status, retryAfter: pause }) {
-  // Only a page that asks to wait, or to come again at once, has nothing against the password.
-  if (status !== 503) password = "";
+  // Only a page that asks to wait, or to come again, has nothing against the password.
+  const mayComeAgain = [429, 503].includes(status);
+  if (!mayComeAgain) password = "";
   failures = 0;
+  const wasPressed = document.activeElement.matches("button, input");
   showPage(page);
-  takeUp(status === 503 ? (pause ?? SHORTEST_PAUSE) : 0);
+  takeUp(mayComeAgain ? (pause ?? SHORTEST_PAUSE) : 0);
   // The button that was pressed went with its page, and the focus with it.
-  if (document.activeElement === document.body) room.querySelector("[data-heading]").focus();
+  if (wasPressed && document.activeElement === document.body) room.querySelector("[data-heading]").focus();
 }
 
 /** Nothing usable came back: say so, and ask for the place again, which leads here once more while it is our turn. */
