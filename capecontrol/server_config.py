@@ -105,7 +105,7 @@ _MOST_COUNTED = 10
 """A process that has these many requests in hand takes 2 ms longer to accept a connection than an idle one."""
 
 
-_READ_WITHIN_SECONDS = 8.0
+_READ_WITHIN_SECONDS = 8.0  # from a request's first byte to its last
 _GOODBYE_SECONDS = 1.0
 """So long a caller may take to close the connection after its last answer, which the kernel might take back before."""
 
@@ -114,11 +114,7 @@ class PunctualReader(SocketUnreader):
     """Reads a request that comes in time. gunicorn waits for the rest of one without end, on a thread: as many callers
     as there are threads, who promise a body and send half of it, would be all that a process does."""
 
-    def __init__(self, sock: socket.socket, *, within: float = _READ_WITHIN_SECONDS) -> None:
-        """Read from the socket; a request has `within` seconds from its first byte to its last."""
-        super().__init__(sock)
-        self._within = within
-        self._ends_at: float | None = None
+    _ends_at: float | None = None
 
     def expect_another(self) -> None:
         """Give the next request its own time, from when it begins."""
@@ -128,7 +124,7 @@ class PunctualReader(SocketUnreader):
         """Return what has come. Raises ConnectionResetError, for which gunicorn closes the connection quietly."""
         now = time.monotonic()
         if self._ends_at is None:
-            self._ends_at = now + self._within
+            self._ends_at = now + _READ_WITHIN_SECONDS
         left = self._ends_at - now
         if left >= 1e-6:  # none at all would be without end to the kernel
             # The kernel's limit, because gunicorn sets the socket's own to none before each request.

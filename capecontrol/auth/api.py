@@ -65,9 +65,9 @@ def _failed(_status: int, detail: str) -> dict[str, Any]:
     return {"success": False, "message": detail}
 
 
-def comes_with_ticket() -> bool:
-    """Say whether this registration was counted when its ticket was drawn: a turn must not be lost to a limit, but for
-    the ticket's own. Raises RateLimited beyond that."""
+def counted_by_ticket() -> bool:
+    """Count this registration for the ticket it comes with, and say whether it has one: its holder was counted when it
+    was drawn, and a turn must not be lost to what neighbours do. Raises RateLimited beyond the ticket's own limit."""
     ticket = request.headers.get("X-Registration-Ticket", "")
     if not 0 < len(ticket) <= LONGEST_TICKET or (ticket_id := waiting_room.id_of(ticket)) is None:
         return False
@@ -127,7 +127,7 @@ def validate_password() -> Response:
     takes_idempotency_key=True,
     takes_ticket="optional",
 )
-@limited(rate_limits.REGISTER, unless=comes_with_ticket)
+@limited(rate_limits.REGISTER, unless=counted_by_ticket)
 def register() -> tuple[Response, int]:
     """V3."""
     return _register("api", RegistrationAnswer, AppliedAnswer, QueuedAnswer)
@@ -158,7 +158,7 @@ def registration_place() -> Response:
     takes_ticket="optional",
 )
 @words_errors(_failed)
-@limited(rate_limits.REGISTER, unless=comes_with_ticket)
+@limited(rate_limits.REGISTER, unless=counted_by_ticket)
 def register_from_older_page() -> tuple[Response, int]:
     """V7."""
     return _register("older page", OlderRegistrationAnswer, OlderAppliedAnswer, OlderQueuedAnswer)
@@ -195,7 +195,7 @@ def register_step1() -> Response:
     takes_ticket="optional",
 )
 @words_errors(_failed)
-@limited(rate_limits.REGISTER, unless=comes_with_ticket)
+@limited(rate_limits.REGISTER, unless=counted_by_ticket)
 def register_step2() -> tuple[Response, int]:
     """V7, second step: the account."""
     return _register("older page, step 2", OlderRegistrationAnswer, OlderAppliedAnswer, OlderQueuedAnswer)
