@@ -31,7 +31,7 @@ _HASHES_AT_THE_GATE = 4
 """How many hashes somebody spends at the gate: those before, one's own, and a second try where it was full."""
 
 _PACE_OVER_SECONDS = 10
-_ENOUGH_TO_LEARN_FROM = 20
+_ENOUGH_TO_LEARN_FROM = 10
 """Registrations within ten seconds that tell the pace, from the first of them on; with fewer, the hash's own time."""
 
 _MARGIN = 1.25

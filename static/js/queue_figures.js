@@ -5,11 +5,17 @@ const WATER = 396;
 
 /** Show the place and the estimate on the page; `first` is the place the way began at. Return both in words. */
 export function showFigures(room, { place, eta_seconds: eta }, first) {
-  const words = { ordinal: inOrder(place), eta: inWords(eta) };
-  room.querySelector("[data-ordinal]").textContent = words.ordinal;
+  const ordinal = inOrder(place);
+  room.querySelector("[data-ordinal]").textContent = ordinal;
   room.querySelector("[data-before]").textContent = people(place - 1);
-  room.querySelector("[data-about]").textContent = words.eta;
   showProgress(room, (first + 1 - place) / (first + 1));
+  return { ordinal, eta: showEstimate(room, eta) };
+}
+
+/** Show in how many seconds the turn comes, and return it in words. */
+export function showEstimate(room, seconds) {
+  const words = inWords(seconds);
+  room.querySelector("[data-about]").textContent = words;
   return words;
 }
 

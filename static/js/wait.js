@@ -3,14 +3,16 @@
 import { clearErrors, focusErrorSummary, showErrorSummary } from "./error_summary.js";
 import { look, post, retryAfter, showPage } from "./form_post.js";
 import { offerReveal } from "./password_reveal.js";
-import { inWords, showFigures, showProgress } from "./queue_figures.js";
+import { inWords, showEstimate, showFigures, showProgress } from "./queue_figures.js";
 import { showSteps } from "./steps.js";
 import { busyButton } from "./submit_once.js";
 import { endTurn, startTurn } from "./turn.js";
 
 const PAGE = "[data-waiting]";
 const SHORTEST_PAUSE = 1;
+// After trouble; who is told where they stand asks again when the server says so, however late that is.
 const LONGEST_PAUSE = 30;
+const ESTIMATE_AGES_EVERY = 10_000;
 const ANSWER_WITHIN = 12_000;
 const SPEAK_EVERY = 10_000;
 
@@ -22,6 +24,7 @@ let form;
 let button;
 let place;
 let lookTimer;
+let aging;
 let failures = 0;
 let isSending = false;
 
@@ -45,8 +48,7 @@ function takeUp(pause = 0) {
   show({ status, place: Number(number), eta_seconds: Number(eta), seconds_left: Number(left) });
   focusErrorSummary();
   if (!pause) act(Number(poll));
-  else if (password && status === "ready") later(finish, pause);
-  else lookLater(pause);
+  else later(password && status === "ready" ? finish : askForPlace, Math.min(LONGEST_PAUSE, pause));
 }
 
 /* What a reload must not forget stands in the tab's history: how far the way was. */
@@ -65,15 +67,10 @@ function rememberFirst(number) {
 
 /* Asking for the place: at the pace the server sets, and more slowly while it does not answer. */
 
-function lookLater(seconds) {
-  later(askForPlace, seconds);
-}
-
 function later(step, seconds) {
   clearTimeout(lookTimer);
-  const pause = Math.min(LONGEST_PAUSE, Math.max(SHORTEST_PAUSE, seconds));
   // A little late each time, so that people who came together do not ask together for ever.
-  lookTimer = setTimeout(step, 1000 * Math.min(LONGEST_PAUSE, pause * (1 + Math.random() / 4)));
+  lookTimer = setTimeout(step, 1000 * Math.max(SHORTEST_PAUSE, seconds) * (1 + Math.random() / 4));
 }
 
 async function askForPlace() {
@@ -104,14 +101,18 @@ async function askForPlace() {
 function complain(pause) {
   failures += 1;
   if (failures > 1) say("No answer just now. Your place is kept; trying again…");
-  lookLater(Math.max(pause ?? 0, SHORTEST_PAUSE * 2 ** failures));
+  lookAgain(Math.max(pause ?? 0, SHORTEST_PAUSE * 2 ** failures));
 }
 
 function act(pause) {
   // An account that is open although its answer was lost: sent again, the same form signs its owner in.
   if (password && ["ready", "done"].includes(place.status)) finish();
   else if (place.status === "done") leaveFor(room.dataset.done);
-  else if (place.status !== "expired") lookLater(pause);
+  else if (place.status !== "expired") later(askForPlace, pause);
+}
+
+function lookAgain(seconds) {
+  later(askForPlace, Math.min(LONGEST_PAUSE, seconds));
 }
 
 function leaveFor(address) {
@@ -207,7 +208,7 @@ async function recover(answer) {
   button.giveBack();
   showSteps({ secure: "next", open: "next" });
   say(place.status === "expired" ? `${answer.title}. ${answer.text}` : `${answer.title}. Trying again…`);
-  if (place.status !== "expired") lookLater(Math.max(answer.retryAfter ?? 0, SHORTEST_PAUSE * failures));
+  if (place.status !== "expired") lookAgain(Math.max(answer.retryAfter ?? 0, SHORTEST_PAUSE * failures));
 }
 
 /* Showing it. */
@@ -243,6 +244,17 @@ function showWaiting(before) {
   entitle(`${ordinal} in line`, `You are ${ordinal} in line`);
   showSteps({ wait: "now", secure: "next", open: "next" });
   if (before && before.place !== place.place) speak(`${ordinal} in line. Your turn comes in about ${eta}.`);
+  letTheEstimateAge(Date.now());
+}
+
+/** Between two answers, which may be minutes apart, the estimate gets shorter by the time that has passed. */
+function letTheEstimateAge(toldAt) {
+  const told = place;
+  clearInterval(aging);
+  aging = setInterval(() => {
+    if (place === told) showEstimate(room, Math.max(1, told.eta_seconds - Math.round((Date.now() - toldAt) / 1000)));
+    else clearInterval(aging);
+  }, ESTIMATE_AGES_EVERY);
 }
 
 function showTurn() {

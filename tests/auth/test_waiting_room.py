@@ -496,11 +496,20 @@ def test_turns_are_given_by_one_process_at_a_time(committed_app: Flask) -> None:
 
 
 @pytest.mark.parametrize(
-    ("place", "eta", "poll"), [(1, 1, 1), (30, 3, 1), (80, 8, 4), (400, 40, 20), (600, 60, 30), (12_000, 1200, 30)]
+    ("place", "eta", "poll"), [(1, 1, 1), (30, 3, 1), (80, 8, 4), (400, 40, 20), (600, 60, 30), (700, 70, 30)]
 )
 def test_the_estimate_is_the_place_over_the_pace_and_polls_grow_with_it(place: int, eta: int, poll: int) -> None:
     told = waiting_room._waiting(place, turns.Figure(0, place, place, pace=10.0, read_at=0.0))
     assert (told.place, told.eta_seconds, told.poll_seconds) == (place, eta, poll)
+
+
+@pytest.mark.parametrize("people", [10, 400, 3_000, 20_000])
+def test_the_questions_of_a_great_crowd_stay_within_what_the_hash_can_spare(people: int) -> None:
+    figure = turns.Figure(0, people, people, pace=1.0, read_at=0.0)
+    polls = [waiting_room._waiting(place, figure).poll_seconds for place in range(1, people + 1)]
+    of_those_far_off = sum(1 / poll for poll in polls if poll == max(polls))
+    assert of_those_far_off <= waiting_room._QUESTIONS_A_SECOND * waiting_room._ready().turns.slots
+    assert all(poll <= max(1, place / 2) for place, poll in enumerate(polls, 1)), "nobody is late for the turn"
 
 
 # Turns are nobody's to take away

@@ -158,6 +158,17 @@ def place_of(page: Page) -> int:
     return int(re.sub(r"\D", "", page.locator("dd[data-ordinal]").inner_text()))
 
 
+def wait_for_the_next_poll(page: Page, polls: list[Request], *, within: int) -> None:
+    """Let the page's seconds pass in small steps: an answer that takes long by its clock is no answer to it."""
+    before = len(polls)
+    for _ in range(within // 2):
+        page.clock.run_for(2_000)
+        page.wait_for_timeout(200)
+        if len(polls) > before:
+            return
+    raise AssertionError(f"no question within {within} s")
+
+
 def make_the_turn_pass(server: LiveServer) -> None:
     """Let half a minute pass for everybody whose turn it is."""
     execute(server, "UPDATE registration_tickets SET turn_at = turn_at - interval '31 s' WHERE turn_at IS NOT NULL")
@@ -224,6 +235,33 @@ def test_the_place_is_spoken_at_most_every_ten_seconds(context: BrowserContext, 
     # The observer hears of the words a moment after the page has looked at its clock.
     assert all(later["at"] - earlier["at"] >= 9_900 for earlier, later in itertools.pairwise(spoken))
     assert re.fullmatch(r"\d+(st|nd|rd|th) in line\. Your turn comes in about .+\.", spoken[-1]["words"])
+
+
+def test_who_is_told_to_ask_minutes_later_does_and_the_estimate_goes_on(
+    context: BrowserContext, queue: LiveServer
+) -> None:
+    page = context.new_page()
+    page.clock.install()
+    polls: list[Request] = []
+
+    def stay(route: Route) -> None:
+        polls.append(route.request)
+        place = {"status": "waiting", "place": 4000, "eta_seconds": 400, "detail": ""}
+        route.fulfill(json=place, headers={"Retry-After": "200"})
+
+    page.route("**/registration-place", stay)
+    fill_in(page, queue, "late@example.com")
+    page.clock.run_for(1100)
+    page.get_by_role("button", name="Open my account").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text(IN_LINE, timeout=20_000)
+    wait_for_the_next_poll(page, polls, within=30)
+    assert len(polls) == 1
+    expect(page.locator("dd[data-ordinal]")).to_have_text("4,000th")
+    page.clock.run_for(150_000)
+    expect(page.locator("dd[data-about]")).to_have_text("4 minutes")
+    assert len(polls) == 1
+    wait_for_the_next_poll(page, polls, within=102)
+    assert len(polls) == 2
 
 
 def test_without_javascript_the_page_refreshes_and_asks_for_the_password_again(

@@ -21,7 +21,7 @@ dyno does not have, leave the cores to the server. A trial of that cost corrects
 
 TRIAL_SECONDS = 6.0
 WARM_UP_SECONDS = 5.0
-HEALTH_CHECKS_A_SECOND = 10.0
+HEALTH_CHECKS_A_SECOND = 5.0
 
 
 def add_options(parser: ArgumentParser) -> None:
