@@ -2,12 +2,14 @@
 
 import random
 import re
+from dataclasses import replace
 
 import pytest
 from sqlalchemy.orm import Session
 
 from capecontrol.conversations.assistants import guide, vocabulary
-from capecontrol.conversations.assistants.guide import INTRODUCTION, GuideAnswer, answer, excerpt
+from capecontrol.conversations.assistants.guide import INTRODUCTION, GuideAnswer, answer, excerpt, find_sections
+from capecontrol.conversations.assistants.library import library_of
 from capecontrol.help.pages import Section, get_page, list_sections
 from tests.help.questions import ANSWERABLE, UNANSWERABLE
 
@@ -54,6 +56,15 @@ def test_every_quotation_stands_word_for_word_in_its_page(ask) -> None:
         for quotation in said.quotations:
             assert quotation.markdown in sources[quotation.section.path]
             assert f"({quotation.section.path})" in said.text
+
+
+def test_the_pages_are_read_once_in_a_process_and_anew_when_they_have_changed(db_session: Session) -> None:
+    known = library_of(db_session, SECTIONS)
+    assert library_of(db_session, list(SECTIONS)) is known
+    changed = [replace(SECTIONS[0], markdown="Quokkas sort their marmalade here."), *SECTIONS[1:]]
+    found = find_sections(db_session, "where do quokkas sort their marmalade?", changed)
+    assert found[0] == changed[0]
+    assert not find_sections(db_session, "where do quokkas sort their marmalade?", SECTIONS)
 
 
 def test_nothing_but_fixed_sentences_stands_beside_quotations(ask) -> None:

@@ -1,23 +1,19 @@
 """The Guide: looks a question up in the help pages and quotes them; it never writes a sentence about the product.
 
-Finding is PostgreSQL's full-text search (its `english` configuration stems and drops stop words) over the sections
-passed in, so no table has to be filled or kept fresh. A section is as good as the rarity of the question's words it
-holds, and a heading or a question people ask counts for more than running text. Words that the help does not know
-at all count against every section: they are what tells "how do I delete my account" from the same question about
-another company's product.
+Which sections fit a question the library finds (library.py), over the sections passed in, so no table has to be filled
+or kept fresh. Where none fits well enough, the Guide says so.
 """
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Literal
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection
 from sqlalchemy.orm import Session
 
 from capecontrol.conversations.assistants import vocabulary
+from capecontrol.conversations.assistants.library import library_of
 from capecontrol.help.pages import Section
 
 INTRODUCTION = "I look things up in this product's help pages. No AI model is connected."
@@ -29,59 +25,9 @@ _LONGEST_QUESTION = 1000
 _LONGEST_QUOTATION = 480
 
 # Settled by measuring: tests/help/questions.py holds the questions, tests/conversations/test_guide.py the measure.
-_STRENGTH_IN_TEXT = 0.6  # of a word in the running text; in a heading or an asked question it is 1
-_UNKNOWN = 1.4  # how much more than the rarest known word a word unknown to the help weighs
-_COVERAGE, _LIKENESS = 0.7, 0.3  # how much of the question is found; how like one heading or asked question it is
 _EACH_WORD, _MOST_WORDS = 0.14, 5  # what every word found adds to the confidence, and up to how many
 _CONFIDENT = 0.67
 _WORTH_QUOTING = 0.6  # of the best section's score
-
-_RANK = text(
-    """
-    WITH phrase AS (
-        SELECT section, in_text, number, to_tsvector('english', words) AS lexemes
-        FROM ROWS FROM (jsonb_to_recordset(CAST(:phrases AS jsonb)) AS (section int, in_text bool, words text))
-             WITH ORDINALITY AS entry (section, in_text, words, number)
-    ), same_meaning AS (
-        SELECT DISTINCT ON (lexeme) lexeme, meaning
-        FROM jsonb_each_text(CAST(:same_meaning AS jsonb)) AS entry (word, stands_for)
-        CROSS JOIN LATERAL (SELECT (ts_lexize('english_stem', word))[1] AS lexeme,
-                                   (ts_lexize('english_stem', stands_for))[1] AS meaning) AS stems
-        WHERE lexeme IS NOT NULL
-        ORDER BY lexeme, meaning
-    ), held AS (
-        SELECT DISTINCT section, in_text, number, coalesce(meaning, lexeme) AS word
-        FROM phrase CROSS JOIN LATERAL unnest(lexemes) LEFT JOIN same_meaning USING (lexeme)
-    ), rarity AS (
-        SELECT word, ln(1 + (:sections - count(DISTINCT section) + 0.5) / (count(DISTINCT section) + 0.5)) AS weight
-        FROM held GROUP BY word
-    ), asked AS (
-        SELECT word, coalesce(weight, :unknown * ln(1 + (:sections + 0.5) / 0.5)) AS weight
-        FROM (SELECT DISTINCT coalesce(meaning, lexeme) AS word
-              FROM unnest(to_tsvector('english', :question)) LEFT JOIN same_meaning USING (lexeme)) AS terms
-        LEFT JOIN rarity USING (word)
-    ), whole AS (
-        SELECT sum(weight) AS weight FROM asked
-    ), coverage AS (
-        SELECT section, sum(weight * strength) AS weight, count(*) AS words
-        FROM (SELECT section, word, weight, max(CASE WHEN in_text THEN :strength_in_text ELSE 1 END) AS strength
-              FROM held JOIN asked USING (word) GROUP BY section, word, weight) AS found
-        GROUP BY section
-    ), likeness AS (
-        SELECT section, max(common / sqrt(length)) AS weight
-        FROM (SELECT section, number, sum(rarity.weight) AS length, coalesce(sum(asked.weight), 0) AS common
-              FROM held JOIN rarity USING (word) LEFT JOIN asked USING (word)
-              WHERE NOT in_text GROUP BY section, number) AS one
-        GROUP BY section
-    )
-    SELECT section,
-           :coverage * coverage.weight / whole.weight + :likeness * likeness.weight / sqrt(whole.weight) AS score,
-           words
-    FROM coverage JOIN likeness USING (section) CROSS JOIN whole
-    ORDER BY score DESC, section
-    LIMIT :most
-    """
-)
 
 _FENCE = "```"
 _SENTENCE_END = re.compile(r"[.!?](?=\s)")
@@ -179,28 +125,15 @@ def answer(connection: Connection | Session, question: str, sections: Sequence[S
 
 def find_sections(connection: Connection | Session, question: str, sections: Sequence[Section]) -> tuple[Section, ...]:
     """Return the sections that answer the question, best first; none when none is good enough."""
-    library = _library(tuple(sections))
-    rows = connection.execute(
-        _RANK,
-        {
-            "phrases": library.phrases,
-            "sections": len(sections),
-            "same_meaning": _SAME_MEANING,
-            "question": vocabulary.asked_words(question, library.words),
-            "strength_in_text": _STRENGTH_IN_TEXT,
-            "unknown": _UNKNOWN,
-            "coverage": _COVERAGE,
-            "likeness": _LIKENESS,
-            "most": MOST_QUOTATIONS,
-        },
-    ).all()
-    if not rows:
+    library = library_of(connection, sections)
+    found = library.rank(connection, vocabulary.asked_words(question, library.words), most=MOST_QUOTATIONS)
+    if not found:
         return ()
-    best = float(rows[0].score)
-    confidence = best + _EACH_WORD * min(_MOST_WORDS, max(row.words for row in rows))
+    best = found[0].score
+    confidence = best + _EACH_WORD * min(_MOST_WORDS, max(one.words for one in found))
     if confidence < _CONFIDENT:
         return ()
-    return tuple(sections[row.section] for row in rows if float(row.score) >= _WORTH_QUOTING * best)
+    return tuple(sections[one.section] for one in found if one.score >= _WORTH_QUOTING * best)
 
 
 def excerpt(markdown: str) -> str:
@@ -218,32 +151,6 @@ def excerpt(markdown: str) -> str:
         whole = [position for position in ends if _is_closed(quoted[:position])]
         quoted = quoted[: whole[-1]] if whole else quoted
     return quoted
-
-
-@dataclass(frozen=True, slots=True)
-class _Library:
-    """The sections as the query takes them, and every word that they hold."""
-
-    phrases: str
-    words: frozenset[str]
-
-
-@lru_cache(maxsize=2)
-def _library(sections: tuple[Section, ...]) -> _Library:
-    phrases = [
-        {"section": number, "in_text": in_text, "words": vocabulary.plain_words(phrase)}
-        for number, section in enumerate(sections)
-        for in_text, phrase in [
-            (False, section.title),
-            *((False, question) for question in section.asked),
-            (True, section.markdown),
-        ]
-    ]
-    words = frozenset(word for phrase in phrases for word in str(phrase["words"]).split())
-    return _Library(json.dumps(phrases), words | frozenset(vocabulary.SAME_MEANING))
-
-
-_SAME_MEANING = json.dumps(dict(vocabulary.SAME_MEANING))
 
 
 def _courtesy(question: str) -> str | None:
