@@ -3,14 +3,14 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import delete, select
 
 from capecontrol import clock
 from capecontrol.audit import events
 from capecontrol.audit.actor import Actor
 from capecontrol.audit.recorder import failures_recorded, record, record_failure
 from capecontrol.auth import email_addresses, passwords
-from capecontrol.auth.models import User, UserSession
+from capecontrol.auth.models import EmailVerification, User, UserSession
 from capecontrol.database import release_connection
 from capecontrol.errors import Invalid, NotFound
 from capecontrol.extensions import db
@@ -93,7 +93,8 @@ def has_account(email: str) -> bool:
 def promote(email: str, *, actor: Actor | None) -> User:
     """Make an existing person an administrator, whose address counts as confirmed: who promotes them vouches for it.
 
-    Raises NotFound when nobody has the address.
+    A link that is still out would bring what somebody else filled in, so it ends. Raises NotFound when nobody has the
+    address.
     """
     user = db.session.scalar(select(User).where(User.email_key == email_addresses.key_of(email)).with_for_update())
     if user is None:
@@ -103,6 +104,7 @@ def promote(email: str, *, actor: Actor | None) -> User:
         record_role(user, old, actor=actor)
     if user.email_verified_at is None:
         user.email_verified_at = clock.now()
+        db.session.execute(delete(EmailVerification).where(EmailVerification.user_id == user.id))
     db.session.commit()
     return user
 

@@ -27,6 +27,7 @@ def create_admin(email: str) -> None:
     if account.has_account(email):
         person = account.promote(email, actor=None)
         click.echo(f"{person.email} is an administrator now.")
+        click.echo("The account keeps its password and its sessions: make sure that the right person opened it.")
         return
     person = account.create_administrator(email, _read_password(email), actor=None)
     click.echo(f"{person.email} has an account and is an administrator. Sign in at /login.")

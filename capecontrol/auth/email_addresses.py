@@ -84,6 +84,12 @@ def key_of(text: str) -> str | None:
         return None
 
 
+def as_recorded(text: str | None) -> str | None:
+    """Return what the record may hold of what somebody typed as their address: an address, and nothing else, because
+    people type their password into the wrong field."""
+    return text if text is not None and key_of(text) is not None else None
+
+
 def suggestion(text: str) -> str | None:
     """Return what was probably meant, such as a@gmail.com for a@gmial.com or a@gmail,com; None where nothing is odd.
 

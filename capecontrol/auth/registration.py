@@ -199,7 +199,7 @@ def record_refused(email: str | None, *, method: str, reason: str, error: str) -
     record_failure(
         events.USER_REGISTRATION_FAILED,
         actor=None,
-        email=email,
+        email=email_addresses.as_recorded(email),
         error=error,
         details={"method": method, "reason": reason},
     )

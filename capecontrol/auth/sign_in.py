@@ -62,7 +62,7 @@ def record_refused(email: str | None, *, method: str, reason: str, error: str, a
     record_failure(
         events.USER_LOGIN_FAILED,
         actor=None,
-        email=email,
+        email=email_addresses.as_recorded(email),
         account_id=account_id,
         error=error,
         details={"method": method, "reason": reason},

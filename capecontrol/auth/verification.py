@@ -184,7 +184,7 @@ def _spend(token: str) -> tuple[User, dict[str, Any] | None]:
     spent = db.session.execute(
         delete(EmailVerification).where(*_is_good(token)).returning(EmailVerification.form)
     ).one_or_none()
-    if user is None or spent is None or not user.is_active:
+    if user is None or spent is None or not user.is_active or user.email_verified_at is not None:
         raise LinkNotValid
     return user, spent.form
 

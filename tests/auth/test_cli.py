@@ -17,6 +17,7 @@ def test_an_existing_person_becomes_an_administrator(app: Flask, person: Person,
     done = app.test_cli_runner().invoke(args=["auth", "create-admin", person.email.upper()])
     assert done.exit_code == 0
     assert "is an administrator now" in done.output
+    assert "make sure that the right person opened it" in done.output
     assert db_session.scalar(select(User.user_role)) == "admin"
     event = db_session.scalars(select(AuditLog).where(AuditLog.event_type == "role_changed")).one()
     assert event.event_metadata == {"old": "client", "new": "admin"}

@@ -147,6 +147,23 @@ def test_a_sign_in_of_the_wrong_shape_is_recorded_with_its_address(client: Flask
     assert rows == [("user_login_failed", "a@example.com"), ("user_login_failed", None)]
 
 
+def test_a_password_typed_in_place_of_the_address_is_not_recorded(
+    app: Flask, client: FlaskClient, db_session: Session
+) -> None:
+    mistyped = "correct horse battery staple"
+    visitor = Visitor(app)
+    visitor.visit("/login")
+    visitor.send("/login", email=mistyped, password="x", status=401)
+    client.post("/api/auth/v2/login", json={"email": mistyped, "password": "x"})
+    client.post("/api/auth/v2/register", json={"email": mistyped, "password": PASSWORD, "full_name": "Lerato Dube"})
+    rows = db_session.execute(select(AuditLog.event_type, AuditLog.user_email, AuditLog.success))
+    assert sorted(map(tuple, rows)) == [
+        ("user_login_failed", None, False),
+        ("user_login_failed", None, False),
+        ("user_registration_failed", None, False),
+    ]
+
+
 def test_an_unknown_caller_is_told_how_to_come(client: FlaskClient) -> None:
     assert client.get("/api/auth/me").headers["WWW-Authenticate"] == "Bearer"
 

@@ -343,6 +343,17 @@ def test_an_administrator_made_by_the_operator_counts_as_confirmed(private: Flas
     assert sign_in(private, email).json["user"]["role"] == "admin"
 
 
+def test_a_link_that_is_still_out_brings_an_administrator_no_other_password(private: Flask, mailbox: Mailbox) -> None:
+    register(private.test_client(), EMAIL)
+    mailbox.let_an_hour_pass()
+    register(private.test_client(), EMAIL, password=OTHER_PASSWORD)
+    late = mailbox.token(EMAIL)
+    private.test_cli_runner().invoke(args=["auth", "create-admin", EMAIL])
+    assert press_blindly(private, late).status_code == 404
+    assert sign_in(private, password=OTHER_PASSWORD).status_code == 401
+    assert sign_in(private).json["user"]["role"] == "admin"
+
+
 def test_an_account_page_says_where_an_address_is_not_confirmed(private: Flask, sign_in_open: Any) -> None:
     assert "not confirmed" in sign_in_open.visit("/account").words
 
