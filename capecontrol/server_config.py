@@ -106,6 +106,7 @@ _MOST_COUNTED = 10
 
 
 _READ_WITHIN_SECONDS = 8.0  # from a request's first byte to its last
+_TAKEN_WITHIN_SECONDS = 30.0  # something of an answer, again and again until it is over
 _GOODBYE_SECONDS = 1.0
 """So long a caller may take to close the connection after its last answer, which the kernel might take back before."""
 
@@ -128,9 +129,7 @@ class PunctualReader(SocketUnreader):
         left = self._ends_at - now
         if left >= 1e-6:  # none at all would be without end to the kernel
             # The kernel's limit, because gunicorn sets the socket's own to none before each request.
-            self.sock.setsockopt(
-                socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", int(left), int(left % 1 * 1e6))
-            )
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _interval(left))
             try:
                 return bytes(super().chunk(size_hint))
             except BlockingIOError:
@@ -164,8 +163,16 @@ class Worker(gthread.ThreadWorker):
         if conn.parser is None:
             conn.parser = RequestParser(self.cfg, conn.sock, conn.client)
             conn.parser.unreader = PunctualReader(conn.sock)
+            conn.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _interval(_TAKEN_WITHIN_SECONDS))
         conn.parser.unreader.expect_another()
         return super().handle(conn)
+
+    def handle_request(self, req: Any, conn: Any) -> Any:
+        """Answer, as long as the caller takes the answer; who does not is left, or would hold a thread for ever."""
+        try:
+            return super().handle_request(req, conn)
+        except BlockingIOError:
+            raise ConnectionResetError(errno.ECONNRESET, "the answer was not taken in time") from None
 
     def _brings_another(self, conn: Any) -> bool:
         """Say whether the next request comes within a moment; nobody waits for it when a quarter of the threads is in
@@ -223,6 +230,11 @@ class Worker(gthread.ThreadWorker):
 
 
 worker_class = Worker
+
+
+def _interval(seconds: float) -> bytes:
+    """Return seconds as the kernel takes them for a socket."""
+    return struct.pack("ll", int(seconds), int(seconds % 1 * 1e6))
 
 
 def _refusal(exc: Exception) -> tuple[str, str]:

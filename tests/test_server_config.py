@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -39,6 +39,9 @@ def app(environ, start_response):
         MultiProcessCollector(registry)
         body = generate_latest(registry)
     else:
+        if environ["PATH_INFO"] == "/long":
+            start_response("200 OK", [("Content-Length", str(30_000_000))])
+            return [b"x" * 1_000_000] * 30
         time.sleep(float(environ["QUERY_STRING"] or 0))
         if environ["PATH_INFO"].endswith("/broken"):
             start_response("200 OK", [("X-Broken", "a\\nb")])
@@ -52,11 +55,16 @@ def app(environ, start_response):
 class Server:
     """gunicorn with our configuration and an application that says what it sees."""
 
-    def __init__(self, folder: Path, *options: str, **environ: str) -> None:
+    def __init__(self, folder: Path, *options: str, instead: Mapping[str, str] | None = None, **environ: str) -> None:
         (folder / "seen.py").write_text(APPLICATION)
+        configuration = CONFIGURATION.read_text()
+        for ours, theirs in (instead or {}).items():
+            assert ours in configuration
+            configuration = configuration.replace(ours, theirs)
+        (folder / "configuration.py").write_text(configuration)
         self.port = free_port()
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "gunicorn", "-c", CONFIGURATION, *options, "seen:app"],
+            [sys.executable, "-m", "gunicorn", "-c", "configuration.py", *options, "seen:app"],
             cwd=folder,
             env=clean_environment() | {"PORT": str(self.port), "TMPDIR": str(folder)} | environ,
         )
@@ -74,8 +82,8 @@ class Server:
 def start(tmp_path: Path) -> Iterator[Callable[..., Server]]:
     with ExitStack() as stack:
 
-        def start_server(*options: str, **environ: str) -> Server:
-            server = Server(tmp_path, *options, **environ)
+        def start_server(*options: str, instead: Mapping[str, str] | None = None, **environ: str) -> Server:
+            server = Server(tmp_path, *options, instead=instead, **environ)
             stack.callback(server.process.wait)
             stack.callback(server.process.terminate)
             return server
@@ -290,6 +298,18 @@ def test_a_body_that_does_not_come_in_time_is_refused_and_frees_its_thread(start
                 assert connection.recv(9000).startswith(b"HTTP/1.1 400 ")
             assert answered.result().startswith(b"HTTP/1.1 400 ")
         assert is_healthy(server.port)
+
+
+def test_who_takes_nothing_of_an_answer_is_left(start) -> None:
+    sooner = {"_TAKEN_WITHIN_SECONDS = 30.0": "_TAKEN_WITHIN_SECONDS = 3.0"}
+    server = start("--threads=4", instead=sooner, WEB_CONCURRENCY="1")
+    with ExitStack() as stack:
+        for _ in range(4):
+            idle = stack.enter_context(socket.create_connection(("127.0.0.1", server.port), 20))
+            idle.sendall(b"GET /long HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        time.sleep(0.3)
+        assert not is_healthy(server.port), "all threads have an answer to give"
+        assert server.get("/").startswith("http")
 
 
 def test_a_long_request_line_reaches_the_application(live_server: LiveServer) -> None:
