@@ -87,7 +87,7 @@ class Settings(BaseSettings):
     password_hash_slots: int | None = Field(
         default=None,
         ge=1,
-        description="Password hashes at a time in each process for registrations, and as many again for sign-ins. "
+        description="Password hashes at a time in each process; registrations and sign-ins take turns. "
         "Default: the cores this container may use, divided by processes.",
     )
     registration_waiting_room: bool = Field(

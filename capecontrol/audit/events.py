@@ -110,7 +110,7 @@ AI_RESPONSE_FAILED = _event("ai_response_failed", "ai_service", "message_id", "p
 ABOUT_CONVERSATIONS = frozenset(name for name in _listed if name.startswith(("conversation_", "ai_")))
 """The names of the events whose subject is a conversation."""
 
-# The record about itself: a time in which a process could not write events, and best-effort events it had no room for.
+# The record about itself: a time in which a process could not write events, and events it had no room for.
 AUDIT_DEGRADED = _event("audit_degraded", "system", "swallowed", "reasons", "began_at", "ended_at", level="error")
 AUDIT_EVENTS_DROPPED = _event("audit_events_dropped", "system", "dropped", level="error")
 # The record itself.

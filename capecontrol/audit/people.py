@@ -16,7 +16,6 @@ from capecontrol.extensions import db
 from capecontrol.web.text_rules import one_line
 
 MOST_EVENTS = 1000
-MOST_DAYS = 90
 LOOKED_THROUGH = 5_000
 """How many of somebody's newest events are looked at for their categories."""
 LONGEST_REFERENCE = 320

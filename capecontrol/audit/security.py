@@ -14,7 +14,6 @@ from capecontrol.audit.queries import Page
 from capecontrol.extensions import db
 from capecontrol.web.pagination import Position
 
-MOST_HOURS = 168
 GROUPED = 5_000
 """How many of the newest attempts are grouped; an attack may make millions."""
 

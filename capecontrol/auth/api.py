@@ -1,4 +1,4 @@
-"""The JSON of accounts: contract V1 to V8, with the older pages' addresses beside."""
+"""The JSON of accounts: contract V1 to V9, with the older pages' addresses beside."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

@@ -406,7 +406,7 @@ def _enter(user: Any, credential: Credential, *, is_remembered: bool) -> None:
     """Put the new session's secret in the cookie; nothing of an earlier session stays (rotation)."""
     session.clear()
     if not is_remembered:
-        session["_remember"] = "clear"  # Flask-Login's own word: an earlier person's remember cookie goes too
+        session["_remember"] = "clear"  # Flask-Login's own word: an earlier person's remember cookie is not kept
     actor = identity.actor_of(user, session_id=credential.session_id)
     login_user(SignedIn(actor, credential.secret), remember=is_remembered)
     identity.forget_actor()
