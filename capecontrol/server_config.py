@@ -107,6 +107,10 @@ _MOST_COUNTED = 10
 
 _READ_WITHIN_SECONDS = 8.0  # from a request's first byte to its last
 _TAKEN_WITHIN_SECONDS = 30.0  # something of an answer, again and again until it is over
+_MOST_DISCARDED_BYTES = 2 * 1024 * 1024
+"""Of a body that the application left unread, which is twice the longest that it reads. The connection goes on then; a
+longer one ends with an answer that says so, or a router would send somebody else's request into it."""
+
 _GOODBYE_SECONDS = 1.0
 """So long a caller may take to close the connection after its last answer, which the kernel might take back before."""
 
@@ -169,10 +173,17 @@ class Worker(gthread.ThreadWorker):
 
     def handle_request(self, req: Any, conn: Any) -> Any:
         """Answer, as long as the caller takes the answer; who does not is left, or would hold a thread for ever."""
+        if any(name == "CONTENT-LENGTH" and int(value) > _MOST_DISCARDED_BYTES for name, value in req.headers):
+            req.force_close()
         try:
             return super().handle_request(req, conn)
         except BlockingIOError:
             raise ConnectionResetError(errno.ECONNRESET, "the answer was not taken in time") from None
+
+    def _keepalive_after(self, conn: Any, keepalive: Any) -> bool:
+        """Keep the connection where the answer said so, which takes reading what is left of the request."""
+        ends_at = time.monotonic() + gthread.DEFAULT_WORKER_DATA_TIMEOUT
+        return bool(keepalive) and bool(conn.parser.finish_body(deadline=ends_at, max_bytes=_MOST_DISCARDED_BYTES))
 
     def _brings_another(self, conn: Any) -> bool:
         """Say whether the next request comes within a moment; nobody waits for it when a quarter of the threads is in

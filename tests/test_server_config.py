@@ -300,6 +300,21 @@ def test_a_body_that_does_not_come_in_time_is_refused_and_frees_its_thread(start
         assert is_healthy(server.port)
 
 
+@pytest.mark.parametrize(("length", "goes_on"), [(60_000, True), (1_000_000, True), (3_000_000, False)])
+def test_a_body_nobody_reads_ends_the_connection_only_where_the_answer_says_so(
+    live_server: LiveServer, length: int, goes_on: bool
+) -> None:
+    with closing(http.client.HTTPConnection("127.0.0.1", live_server.port, timeout=20)) as connection:
+        connection.request("POST", "/api/nothing", b"a" * length, {"Content-Type": "application/json"})
+        answer = connection.getresponse()
+        assert (answer.status, answer.headers["Connection"]) == (404, "keep-alive" if goes_on else "close")
+        answer.read()
+        kept = connection.sock
+        connection.request("GET", "/healthz")
+        assert connection.getresponse().status == 200
+        assert (connection.sock is kept) == goes_on
+
+
 def test_who_takes_nothing_of_an_answer_is_left(start) -> None:
     sooner = {"_TAKEN_WITHIN_SECONDS = 30.0": "_TAKEN_WITHIN_SECONDS = 3.0"}
     server = start("--threads=4", instead=sooner, WEB_CONCURRENCY="1")
