@@ -14,7 +14,7 @@ from capecontrol.audit import delivery, recorder, retention, signing, spool
 from capecontrol.audit import views as audit_views
 from capecontrol.audit.keeper import Keeper
 from capecontrol.auth import api as auth_api
-from capecontrol.auth import availability, identity, passwords, turned_away, waiting_room
+from capecontrol.auth import availability, identity, passwords, turned_away, waiting_room, waiting_views
 from capecontrol.auth import cli as auth_cli
 from capecontrol.auth import views as auth_views
 from capecontrol.conversations import api as conversations_api
@@ -42,6 +42,7 @@ from capecontrol.web import (
 _PAGES = (
     landing.pages,
     auth_views.pages,
+    waiting_views.pages,
     conversations_views.pages,
     conversations_views.staff_pages,
     audit_views.pages,

@@ -10,7 +10,7 @@ from capecontrol.errors import Overloaded
 BUDGET_SECONDS = 8.0
 _OLDEST_BELIEVED_SECONDS = 60.0
 # The waiting room's page is drawn from what the browser keeps, and goes on looking by itself without scripts too.
-_UNBUDGETED = {"static", "operations.healthz", "auth.wait"}
+_UNBUDGETED = {"static", "operations.healthz", "waiting.wait"}
 
 
 def init_app(app: Flask) -> None:

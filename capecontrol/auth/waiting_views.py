@@ -1,0 +1,135 @@
+"""The pages of the waiting room: where one stands, the account at one's turn, the turn kept, the place given up."""
+
+from flask import Blueprint, current_app, flash, redirect, render_template, request, url_for
+
+from capecontrol.auth import registration, waiting_cookie, waiting_room
+from capecontrol.auth.entering import Answer, open_account, settings
+from capecontrol.auth.forms import WaitingForm, add_errors
+from capecontrol.auth.identity import public
+from capecontrol.auth.tickets import NotATicket
+from capecontrol.auth.waiting_cookie import Kept
+from capecontrol.auth.waiting_room import Place
+from capecontrol.errors import Invalid, RetryLater
+from capecontrol.web import rate_limits
+from capecontrol.web.error_handlers import status_of
+
+pages = Blueprint("waiting", __name__)
+
+_WAITING_IS_OVER = (
+    NotATicket,
+    waiting_room.TicketSpent,
+    registration.EmailTaken,
+    registration.KeyUsedDifferently,
+)
+
+
+@pages.route("/register/waiting", methods=["GET", "POST"])
+@public
+def wait() -> Answer:
+    """Wait for one's turn, and open the account at it with the password typed once more."""
+    kept = waiting_cookie.read()
+    if kept is None:
+        if request.method == "POST":
+            flash("This page waits no more: another form was taken from this browser, or an hour is over.", "warning")
+        return redirect(url_for("auth.register"), code=303)
+    form = WaitingForm()
+    try:
+        if request.method != "POST":
+            return _waiting(form, kept, waiting_room.get_place(kept.ticket))
+        return _finish_waiting(form, kept)
+    except waiting_room.Queued as queued:
+        page = _waiting(form, kept, queued.place, ticket=queued.ticket, was_turned_away=True)
+        answer = current_app.make_response((page, 503, {"Retry-After": str(queued.retry_after)}))
+        return waiting_cookie.give(answer, kept, queued)
+    except _WAITING_IS_OVER as over:
+        flash(over.detail, "warning")
+        return waiting_cookie.take_back(redirect(url_for("auth.register"), code=303))
+    except waiting_room.RoomFull as full:
+        form.form_errors.append(full.detail)
+        page = _waiting(form, kept, waiting_room.EXPIRED_PLACE)
+        return page, status_of(full), {"Retry-After": str(full.retry_after)}
+    except RetryLater as busy:
+        # The page is drawn from what the browser keeps: it looks again by itself, also without scripts.
+        form.form_errors.append(f"Your place is kept. {busy.detail}")
+        page = _waiting(form, kept, waiting_room.UNKNOWN_PLACE)
+        return page, status_of(busy), {"Retry-After": str(busy.retry_after)}
+
+
+def _finish_waiting(form: WaitingForm, kept: Kept) -> Answer:
+    """Open the account at one's turn. Raises what keeps one waiting, and what ends it."""
+    ticket_id = waiting_room.id_of(kept.ticket)
+    if ticket_id is None:
+        rate_limits.hold_to(rate_limits.REGISTER, who=rate_limits.caller())
+    else:
+        rate_limits.hold_ticket(ticket_id)
+    if not form.validate():
+        return _waiting(form, kept, waiting_room.get_place(kept.ticket)), 422
+    if not _is_for_same_address(form.ticket.data, kept.ticket):
+        # Sent from an older tab: with its password somebody else's account would be opened.
+        form.form_errors.append(
+            f"Another form was sent from this browser since, for {kept.email}, and this page now waits with that one. "
+            "For the other address, please fill in the form again."
+        )
+        return _waiting(form, kept, waiting_room.get_place(kept.ticket)), 409
+    try:
+        answer = open_account(
+            registration.Application(
+                email=kept.email,
+                password=form.password.data,
+                full_name=kept.full_name,
+                user_role=kept.user_role,
+                company_name=kept.company_name,
+            ),
+            "page, after waiting",
+            kept.idempotency_key,
+            kept.ticket,
+        )
+    except _WAITING_IS_OVER:
+        raise
+    except Invalid as refusal:
+        add_errors(form, refusal.errors)
+        return _waiting(form, kept, waiting_room.get_place(kept.ticket)), status_of(refusal)
+    return waiting_cookie.take_back(answer)
+
+
+def _is_for_same_address(ticket: str | None, kept: str) -> bool:
+    try:
+        return not ticket or waiting_room.is_for_same_address(ticket, kept)
+    except NotATicket:
+        return False
+
+
+@pages.post("/register/waiting/keep")
+@public
+def keep_turn() -> Answer:
+    """Keep one's turn for another 30 seconds."""
+    kept = waiting_cookie.read()
+    if kept is not None and not waiting_room.keep(kept.ticket):
+        return _waiting(WaitingForm(), kept, waiting_room.get_place(kept.ticket)), 409
+    return redirect(url_for("waiting.wait"), code=303)
+
+
+@pages.post("/register/waiting/leave")
+@public
+def leave_queue() -> Answer:
+    """Give one's place up."""
+    kept = waiting_cookie.read()
+    if kept is not None and kept.is_own:
+        waiting_room.leave(kept.ticket)
+    return waiting_cookie.take_back(redirect(url_for("auth.register"), code=303))
+
+
+def _waiting(
+    form: WaitingForm, kept: Kept, place: Place, *, ticket: str | None = None, was_turned_away: bool = False
+) -> str:
+    form.ticket.data = ticket or kept.ticket
+    return render_template(
+        "auth/wait.html",
+        form=form,
+        place=place,
+        ticket=form.ticket.data,
+        application=kept,
+        was_turned_away=was_turned_away,
+        turn_seconds=waiting_room.TURN_LASTS_SECONDS,
+        is_private=settings().is_private,
+    )
