@@ -211,7 +211,8 @@ function showAgain({ page, status }) {
   const kept = password.value;
   showPage(page);
   prepare();
-  if (status !== 503) return;
+  const mayComeAgain = [429, 503].includes(status);
+  if (!mayComeAgain) return;
   // Nothing was wrong with the password, so nobody should have to type it twice.
   password.value = kept;
   password.dispatchEvent(new Event("input"));

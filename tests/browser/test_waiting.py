@@ -174,6 +174,17 @@ def make_the_turn_pass(server: LiveServer) -> None:
     execute(server, "UPDATE registration_tickets SET turn_at = turn_at - interval '31 s' WHERE turn_at IS NOT NULL")
 
 
+def use_up_the_registrations(server: LiveServer) -> None:
+    """Let the server have counted far too many registrations, in the next window too."""
+    requests.post(f"{server.url}/api/auth/v2/register", json={}, timeout=15)
+    execute(
+        server,
+        'INSERT INTO rate_limit_counters (bucket, "window", hits, expires_at) '
+        'SELECT bucket, "window" + n, 1000, expires_at FROM rate_limit_counters, generate_series(0, 1) AS n '
+        'ON CONFLICT (bucket, "window") DO UPDATE SET hits = 1000',
+    )
+
+
 def test_the_page_waits_and_opens_the_account_by_itself(context: BrowserContext, crowd: LiveServer) -> None:
     page = context.new_page()
     complaints = complaints_of(page)
@@ -454,6 +465,23 @@ def test_the_form_stays_when_no_answer_comes(context: BrowserContext, live_serve
     context.set_offline(False)
     page.get_by_role("button", name="Open my account").click()
     expect_an_account(page, live_server, "offline@example.com")
+
+
+def test_a_form_sent_too_often_comes_back_with_its_password(
+    context: BrowserContext, start_server: Callable[..., LiveServer]
+) -> None:
+    server = start_server(worker=False, RATELIMIT_ENABLED="1")
+    page = context.new_page()
+    fill_in(page, server, "often@example.com")
+    use_up_the_registrations(server)
+    page.get_by_role("button", name="Open my account").click()
+    expect(page.get_by_role("alert").first).to_contain_text("Your account is not open yet.")
+    expect(page.get_by_label("Password", exact=True)).to_have_value(PASSWORD)
+    expect(page.locator("#password-strength")).to_contain_text("trong")
+    execute(server, "DELETE FROM rate_limit_counters")
+    page.wait_for_timeout(1100)
+    page.get_by_role("button", name="Open my account").click()
+    expect_an_account(page, server, "often@example.com")
 
 
 @pytest.mark.parametrize("body", ["<h1>Application error</h1>", "", "<html><body id=main data-register>"])
