@@ -1,4 +1,5 @@
 // The box a message is written in: keeps what is typed through reloads and failures, and sends on Enter.
+// A draft's name begins with the id of the person whose it is, and a colon.
 
 const storageKey = (name) => `draft:${name}`;
 const attempts = new Map();
@@ -18,8 +19,18 @@ export function forgetDraft(name) {
   storage((store) => store.removeItem(storageKey(`${name}:key`)));
 }
 
+// Whoever comes next in this tab, after somebody signed out, is shown nothing of theirs.
+function forgetOthers(name) {
+  const mine = storageKey(name.slice(0, name.indexOf(":") + 1));
+  const isAnothers = (key) => key.startsWith(storageKey("")) && !key.startsWith(mine);
+  storage((store) => Object.keys(store).filter(isAnothers).forEach((key) => store.removeItem(key)));
+}
+
 /** Keep the text of `box` under `name`, and put back what was kept unless the server sent a text of its own. */
 export function keepDraft(box, name) {
+  forgetOthers(name);
+  // What the browser itself keeps of a page knows no person, and comes back with Back.
+  box.autocomplete = "off";
   const kept = storage((store) => store.getItem(storageKey(name)));
   const keep = () => storage((store) => store.setItem(storageKey(name), box.value));
   if (box.value) keep(); // typed before this script was there

@@ -261,7 +261,7 @@ function putNotesAway() {
 }
 
 // The box on the list has done its work once a conversation is open.
-forgetDraft("new");
+forgetDraft(talk.dataset.startDraft);
 closeMenusOutside();
 putNotesAway();
 focusErrorSummary();

@@ -50,6 +50,15 @@ def new_person(context: BrowserContext, server: LiveServer, email: str) -> Page:
     return page
 
 
+def start_conversation(page: Page, text: str) -> None:
+    """Start a conversation from the list and arrive in it, each with its scripts: they are what keeps a draft."""
+    page.wait_for_load_state()
+    page.get_by_label("What would you like to know?").fill(text)
+    page.get_by_role("button", name=re.compile("^Start")).click()
+    expect(page).to_have_url(re.compile(r"/conversations/[0-9a-f-]{36}"))
+    page.wait_for_load_state()
+
+
 def test_a_newcomer_does_everything_and_the_administrator_sees_it(
     chromium: Browser, context: BrowserContext, live_server: LiveServer
 ) -> None:
@@ -272,23 +281,58 @@ def test_the_form_can_be_filled_in_by_keyboard_alone(context: BrowserContext, li
 
 def test_a_draft_survives_a_reload(context: BrowserContext, live_server: LiveServer) -> None:
     page = new_person(context, live_server, "draft@example.com")
-    page.get_by_label("What would you like to know?").fill("First")
-    page.get_by_role("button", name=re.compile("^Start")).click()
-    expect(page).to_have_url(re.compile(r"/conversations/[0-9a-f-]{36}"))
-    page.wait_for_load_state()
+    start_conversation(page, "First")
     page.get_by_label("Your message").fill("A long thought, not yet sent")
     page.reload()
     expect(page.get_by_label("Your message")).to_have_value("A long thought, not yet sent")
+
+
+def test_a_draft_is_shown_to_nobody_but_its_writer(context: BrowserContext, live_server: LiveServer) -> None:
+    new_person(context, live_server, "next@example.com").close()
+    context.clear_cookies()
+    page = new_person(context, live_server, "first@example.com")
+    start_conversation(page, "First")
+    page.get_by_label("Your message").fill("A private reply")
+    page.goto(f"{live_server.url}/conversations")
+    box = page.get_by_label("What would you like to know?")
+    box.fill("A private thought")
+    walk.sign_out(page)
+    page.goto(f"{live_server.url}/login")
+    page.get_by_label("E-mail address").fill("next@example.com")
+    page.get_by_label("Password", exact=True).fill(PASSWORD)
+    page.get_by_role("button", name="Sign in").click()
+    expect(page).to_have_url(f"{live_server.url}/conversations")
+    page.wait_for_load_state()
+    expect(box).to_be_empty()
+    assert "private" not in page.evaluate("JSON.stringify(sessionStorage)")
+    for _ in range(3):
+        page.go_back()
+    expect(box).to_be_empty()
+    expect(page.get_by_text("next@example.com")).to_be_visible()
+
+
+def test_a_draft_survives_a_lapsed_session(context: BrowserContext, live_server: LiveServer) -> None:
+    page = new_person(context, live_server, "lapsed@example.com")
+    start_conversation(page, "First")
+    conversation = page.url
+    page.get_by_label("Your message").fill("Half a reply")
+    page.goto(f"{live_server.url}/conversations")
+    box = page.get_by_label("What would you like to know?")
+    box.fill("Half a question")
+    context.clear_cookies()
+    page.reload()
+    expect(page).to_have_url(re.compile("/login"))
+    walk.sign_in(page, live_server.url, "lapsed@example.com", nothing)
+    expect(box).to_have_value("Half a question")
+    page.goto(conversation)
+    expect(page.get_by_label("Your message")).to_have_value("Half a reply")
 
 
 def test_what_was_written_stays_when_the_server_is_out_of_reach(
     context: BrowserContext, live_server: LiveServer
 ) -> None:
     page = new_person(context, live_server, "offline@example.com")
-    page.get_by_label("What would you like to know?").fill("First")
-    page.get_by_role("button", name=re.compile("^Start")).click()
-    expect(page).to_have_url(re.compile(r"/conversations/[0-9a-f-]{36}"))
-    page.wait_for_load_state("load")  # with its scripts: they are what keeps the text
+    start_conversation(page, "First")
     context.set_offline(True)
     page.get_by_label("Your message").fill("Do not lose me")
     page.get_by_role("button", name=re.compile("^Send")).click()
