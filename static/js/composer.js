@@ -17,6 +17,18 @@ export function forgetDraft(name) {
   attempts.delete(name);
   storage((store) => store.removeItem(storageKey(name)));
   storage((store) => store.removeItem(storageKey(`${name}:key`)));
+  storage((store) => store.removeItem(storageKey(`${name}:sent`)));
+}
+
+/** Note that `text` is on its way as the draft `name`; whether it arrives, only a later page can tell. */
+export function noteSending(name, text) {
+  storage((store) => store.setItem(storageKey(`${name}:sent`), text));
+}
+
+/** Forget the draft `name` if it was sent and is the message that `arrived`; what was never sent stays. */
+export function forgetArrived(name, arrived) {
+  const isArrived = (key) => storage((store) => store.getItem(storageKey(key))) === arrived;
+  if (isArrived(name) && isArrived(`${name}:sent`)) forgetDraft(name);
 }
 
 // Whoever comes next in this tab, after somebody signed out, is shown nothing of theirs.

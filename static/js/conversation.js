@@ -1,6 +1,6 @@
 // A conversation: sends messages without leaving the page and shows replies as they are written.
 
-import { forgetDraft, keepDraft, keyFor, sendOnEnter } from "./composer.js";
+import { forgetArrived, forgetDraft, keepDraft, keyFor, sendOnEnter } from "./composer.js";
 import { focusErrorSummary } from "./error_summary.js";
 import { closeMenusOutside } from "./menu.js";
 
@@ -260,8 +260,7 @@ function putNotesAway() {
   }
 }
 
-// The box on the list has done its work once a conversation is open.
-forgetDraft(talk.dataset.startDraft);
+forgetArrived(talk.dataset.startDraft, list.querySelector('[data-role="user"] [data-body]')?.textContent);
 closeMenusOutside();
 putNotesAway();
 focusErrorSummary();

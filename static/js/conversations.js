@@ -1,6 +1,6 @@
 // The list of conversations: the box that starts a new one keeps its draft.
 
-import { keepDraft, sendOnEnter } from "./composer.js";
+import { keepDraft, noteSending, sendOnEnter } from "./composer.js";
 import { focusErrorSummary } from "./error_summary.js";
 
 const form = document.querySelector("[data-composer]");
@@ -14,6 +14,7 @@ focusErrorSummary();
 // A second press while the first is on its way would start a second conversation.
 form.addEventListener("submit", (event) => {
   if (isSending) event.preventDefault();
+  else noteSending(form.dataset.draft, box.value);
   isSending = true;
 });
 window.addEventListener("pageshow", () => {

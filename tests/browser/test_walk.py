@@ -287,6 +287,57 @@ def test_a_draft_survives_a_reload(context: BrowserContext, live_server: LiveSer
     expect(page.get_by_label("Your message")).to_have_value("A long thought, not yet sent")
 
 
+def test_the_draft_of_a_new_conversation_stays_while_others_are_read(
+    context: BrowserContext, live_server: LiveServer
+) -> None:
+    page = new_person(context, live_server, "reads@example.com")
+    start_conversation(page, "Keep me")
+    page.goto(f"{live_server.url}/conversations")
+    box = page.get_by_label("What would you like to know?")
+    for text in ("A long question, not yet asked", "Keep me"):
+        box.fill(text)
+        page.get_by_role("link", name="Keep me").click()
+        expect(page.get_by_label("Your message")).to_be_visible()
+        page.wait_for_load_state()
+        page.goto(f"{live_server.url}/conversations")
+        expect(box).to_have_value(text)
+
+
+def test_the_draft_of_a_new_conversation_goes_when_it_was_sent(
+    context: BrowserContext, live_server: LiveServer
+) -> None:
+    page = new_person(context, live_server, "sends@example.com")
+    start_conversation(page, "  Two lines,\nas they were typed ")
+    page.goto(f"{live_server.url}/conversations")
+    page.wait_for_load_state()
+    expect(page.get_by_label("What would you like to know?")).to_be_empty()
+
+
+def test_a_start_that_failed_keeps_its_draft_whatever_is_opened_next(
+    context: BrowserContext, live_server: LiveServer
+) -> None:
+    page = new_person(context, live_server, "fails@example.com")
+    start_conversation(page, "First")
+    conversation = page.url
+    page.goto(f"{live_server.url}/conversations")
+    page.route(
+        "**/conversations",
+        lambda route: (
+            route.fulfill(status=503, content_type="text/html", body="<h1>Application error</h1>")
+            if route.request.method == "POST"
+            else route.continue_()
+        ),
+    )
+    box = page.get_by_label("What would you like to know?")
+    box.fill("Do not lose me")
+    page.get_by_role("button", name=re.compile("^Start")).click()
+    expect(page.get_by_role("heading", name="Application error")).to_be_visible()
+    page.goto(conversation)
+    page.wait_for_load_state()
+    page.goto(f"{live_server.url}/conversations")
+    expect(box).to_have_value("Do not lose me")
+
+
 def test_a_draft_is_shown_to_nobody_but_its_writer(context: BrowserContext, live_server: LiveServer) -> None:
     new_person(context, live_server, "next@example.com").close()
     context.clear_cookies()
