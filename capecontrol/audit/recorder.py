@@ -107,20 +107,21 @@ def record(
     on_behalf_of: Actor | None = None,
     error: str | None = None,
     email: str | None = None,
+    account_id: str | None = None,
 ) -> None:
     """Remember that something happened, to be written with the session's next commit and dropped by its rollback.
 
     Runs no SQL (R1). `actor` is who did it and may be None (the system) but may not be left out; `on_behalf_of`
     names the person whose record it belongs to where the system acts. With an `error`, in our own words, something was
-    refused and yet led to what is committed; `email` says whom it concerns. Raises ValueError when the details are not
-    exactly the event's own. With an event that *must* be kept the commit raises Unavailable, and stores nothing, where
-    neither the table nor the spool takes it.
+    refused or failed and yet led to what is committed; `email` and `account_id` say whom it concerns. Raises ValueError
+    when the details are not exactly the event's own. With an event that *must* be kept the commit raises Unavailable,
+    and stores nothing, where neither the table nor the spool takes it.
     """
     frozen = _freeze(kind, actor or on_behalf_of, details, subject_id, description)
     if actor is None:
         frozen["actor_ref"] = None
     if error is not None:
-        frozen = as_refused(frozen, error=error, email=email)
+        frozen = as_refused(frozen, error=error, email=email, account_id=account_id)
     session = db.session()
     if not session.in_transaction():
         session.begin()  # sends nothing yet; without it a rollback would have nothing to tell us of

@@ -9,7 +9,7 @@ from sqlalchemy.orm import aliased
 from capecontrol import clock
 from capecontrol.audit import events
 from capecontrol.audit.actor import Actor
-from capecontrol.audit.recorder import record, record_failure
+from capecontrol.audit.recorder import record
 from capecontrol.auth.models import User
 from capecontrol.conversations.assistants import Reply, connected_provider
 from capecontrol.conversations.models import Conversation, ConversationMessage
@@ -58,6 +58,7 @@ def make_reply(reply_id: str) -> bool:
 
 def give_up(reply_id: str, *, reason: str) -> bool:
     """Mark the reply as failed, with a sentence for the person, and say whether it was still to come."""
+    db.session.rollback()  # the last try may have ended in the middle of a transaction
     found = _lock(reply_id)
     if found is None:
         return False
@@ -66,8 +67,7 @@ def give_up(reply_id: str, *, reason: str) -> bool:
     reply.error = FAILED
     reply.completed_at = clock.now()
     conversation.updated_at = max(reply.completed_at, conversation.updated_at)
-    db.session.commit()
-    record_failure(
+    record(
         events.AI_RESPONSE_FAILED,
         actor=None,
         account_id=task.owner.id,
@@ -76,6 +76,7 @@ def give_up(reply_id: str, *, reason: str) -> bool:
         error=FAILED,
         details={"message_id": reply_id, "provider": connected_provider().name, "reason": reason},
     )
+    db.session.commit()
     return True
 
 

@@ -9,7 +9,8 @@ from types import SimpleNamespace
 import pytest
 from flask import Flask
 from sqlalchemy import select, text
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.event import listen
+from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.orm import Session
 
 from capecontrol.audit.models import AuditLog
@@ -225,6 +226,45 @@ def test_after_the_last_try_the_person_is_told(app: Flask, person: Person, poste
     assert event.event_metadata == {"message_id": reply.id, "provider": "stranger", "reason": "TimeoutError"}
     assert "secret" not in f"{event.error_message}{reply.error}"
     assert not make(app, posted.reply.id)
+
+
+@pytest.mark.parametrize("status", ["streaming", "complete"], ids=["when it is claimed", "when it is stored"])
+def test_after_a_last_try_that_the_database_failed_the_person_is_told_too(
+    app: Flask, posted, db_session: Session, status: str
+) -> None:
+    db_session.execute(
+        text(f"ALTER TABLE conversation_messages ADD CONSTRAINT broken CHECK (status <> '{status}') NOT VALID")
+    )
+    db_session.commit()
+    with pytest.raises(IntegrityError):
+        run_job(app, posted.reply.id, attempts=tasks.RETRIES)
+    reply = reply_of(db_session, posted)
+    assert (reply.status, reply.error) == ("failed", replies.FAILED)
+    (event,) = events_named(db_session, "ai_response_failed")
+    assert event.event_metadata["reason"] == "IntegrityError"
+
+
+def test_a_worker_killed_as_it_gives_up_leaves_the_record_of_it(app: Flask, posted, db_session: Session) -> None:
+    def die(_session: Session) -> None:
+        raise SystemExit
+
+    with app.app_context():
+        listen(db.session(), "after_commit", die)
+        with pytest.raises(SystemExit):
+            replies.give_up(posted.reply.id, reason="TimeoutError")
+    assert reply_of(db_session, posted).status == "failed"
+    assert len(events_named(db_session, "ai_response_failed")) == 1
+
+
+def test_a_reply_that_was_given_up_is_recorded_as_nobodys_act_about_its_owner(
+    app: Flask, person: Person, posted, db_session: Session
+) -> None:
+    with app.app_context():
+        replies.give_up(posted.reply.id, reason="TimeoutError")
+    (event,) = events_named(db_session, "ai_response_failed")
+    assert (event.user_id, event.user_email, event.subject_id) == (person.id, person.email, posted.conversation.id)
+    assert (event.actor_ref, event.user_role, event.session_id) == (None, None, None)
+    assert (event.success, event.error_message) == (False, replies.FAILED)
 
 
 def test_a_reply_that_kills_its_workers_is_given_up(app: Flask, posted, db_session, monkeypatch) -> None:
