@@ -137,12 +137,15 @@ def report_degraded(told: str) -> None:
 
 
 def hush() -> None:
-    """Mark as quiet what has had no sign for an hour; another sign opens another alert. Does not commit."""
+    """Mark as quiet what has had no sign for an hour; another sign opens another alert. Does not commit.
+
+    Signs may come hours late. An alert about such stays open for an hour all the same, so that the rest of them is
+    counted towards it.
+    """
     now = clock.now()
+    latest = func.greatest(AuditAlert.last_at, AuditAlert.opened_at)
     db.session.execute(
-        update(AuditAlert)
-        .where(AuditAlert.quiet_at.is_(None), AuditAlert.last_at < now - QUIET_AFTER)
-        .values(quiet_at=now)
+        update(AuditAlert).where(AuditAlert.quiet_at.is_(None), latest < now - QUIET_AFTER).values(quiet_at=now)
     )
 
 

@@ -70,6 +70,17 @@ def found(session: Session, kind: str | None = None) -> list[AuditAlert]:
     return list(session.scalars(query if kind is None else query.where(AuditAlert.kind == kind)))
 
 
+def let_an_hour_pass(session: Session) -> None:
+    """Let the alerts there are be older by more than the hour after which they are quiet."""
+    hour = timedelta(minutes=61)
+    session.execute(
+        update(AuditAlert).values(
+            {name: getattr(AuditAlert, name) - hour for name in ("first_at", "last_at", "opened_at")}
+        )
+    )
+    session.commit()
+
+
 def mails(session: Session) -> list[OutgoingMail]:
     session.expire_all()
     return list(session.scalars(select(OutgoingMail).order_by(OutgoingMail.created_at)))
@@ -136,6 +147,7 @@ def test_an_alert_that_is_quiet_for_an_hour_is_over_and_the_next_attack_opens_an
     for _ in range(10):
         fail(db_session, person, seconds_ago=4000)
     assert watch() == 1
+    let_an_hour_pass(db_session)
     watch()
     assert found(db_session)[0].quiet_at is not None
     for _ in range(9):
@@ -497,6 +509,20 @@ def test_a_row_that_commits_late_is_read_although_a_higher_number_was_read_befor
         assert [alert.count for alert in found(db.session())] == [10]
 
 
+def test_signs_that_come_hours_late_and_one_by_one_are_one_alert_and_one_mail(
+    watch: Watch, db_session: Session, admin: Person, person: Person
+) -> None:
+    for _ in range(10):
+        fail(db_session, person, seconds_ago=7200)
+    assert watch() == 1
+    for seconds_ago in (7190, 7180, 7170):
+        fail(db_session, person, seconds_ago=seconds_ago)
+        assert watch() == 0
+    (alert,) = found(db_session)
+    assert (alert.count, alert.quiet_at) == (13, None)
+    assert len(mails(db_session)) == 1
+
+
 def test_numbers_settle_after_a_minute_and_are_remembered_no_longer(
     watch: Watch, db_session: Session, person: Person, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -621,6 +647,7 @@ def test_what_is_acknowledged_and_over_is_no_longer_listed(
     for _ in range(10):
         fail(db_session, person, seconds_ago=4000)
     watch()
+    let_an_hour_pass(db_session)
     watch()
     with app.app_context():
         (alert,) = alerts.list_alerts()
