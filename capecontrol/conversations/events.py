@@ -95,13 +95,11 @@ def _events(follower: Follower, session_scope: Callable[[], AbstractContextManag
             return
         is_unfinished = any(message.status in UNFINISHED for message in messages)
         has_more = len(messages) == _MOST_AT_ONCE
-        changed = [message for message in messages if seen.get(message.id) != _signature(message)]
-        _advance(follower, messages)
-        for message in changed:
-            seen[message.id] = _signature(message)
-            yield _event("message", MessageAnswer.of(message).model_dump_json(), follower.settled)
-        if changed:
-            heartbeat_at = clock.monotonic() + HEARTBEAT_SECONDS
+        for message in _advance(follower, messages):
+            if seen.get(message.id) != _signature(message):
+                seen[message.id] = _signature(message)
+                yield _event("message", MessageAnswer.of(message).model_dump_json(), follower.settled)
+                heartbeat_at = clock.monotonic() + HEARTBEAT_SECONDS
         if has_more and not is_unfinished:
             continue
         if not is_unfinished:
@@ -125,11 +123,14 @@ def _look(follower: Follower) -> Sequence[ConversationMessage]:
     return db.session.scalars(query).all()
 
 
-def _advance(follower: Follower, messages: Sequence[ConversationMessage]) -> None:
+def _advance(follower: Follower, messages: Sequence[ConversationMessage]) -> Iterator[ConversationMessage]:
+    """Hand out the messages one by one, and settle no further than the one in hand: the reader may leave at any."""
+    is_settled = True
     for message in messages:
-        if message.status in UNFINISHED:
-            return
-        follower.settled = (message.created_at, message.id)
+        is_settled = is_settled and message.status not in UNFINISHED
+        if is_settled:
+            follower.settled = (message.created_at, message.id)
+        yield message
 
 
 def _last_before(place: Place, conversation_id: str) -> Place | None:
@@ -150,7 +151,8 @@ def _signature(message: ConversationMessage) -> tuple[str, int, str | None]:
 
 
 def _event(name: str, data: str, settled: Place | None) -> str:
-    """Return one event. Its id, which a browser sends as `Last-Event-ID`, is the last message that is settled."""
+    """Return one event. Its id, which a browser sends as `Last-Event-ID`, is the last message up to which all are
+    finished and have been told, so that whoever comes back with it misses none."""
     identity = f"id: {settled[1]}\n" if settled else ""
     return f"event: {name}\n{identity}data: {data}\n\n"
 

@@ -161,6 +161,65 @@ def test_a_long_conversation_is_told_from_the_beginning(app: Flask, follow, pers
     assert told == ids
 
 
+def told_and_last_id(stream: Iterator[str], most: int | None = None) -> tuple[list[tuple[str, str]], str | None]:
+    """Read so many messages of a stream and leave; return each one's id and status, and the last id a browser has."""
+    told, last_id = [], None
+    for name, event_id, data in map(parsed, stream):
+        if name == "message":
+            told.append((data["id"], data["status"]))
+            last_id = event_id or last_id
+        if len(told) == most:
+            break
+    return told, last_id
+
+
+@pytest.fixture
+def long_talk(app: Flask, person: Person) -> tuple[str, list[str]]:
+    """Return a conversation of 24 messages, all of them finished, and their ids."""
+    with app.app_context():
+        conversation = service.start(actor=person.actor).conversation
+    ids = []
+    for number in range(12):
+        with app.app_context():
+            posted = service.post_message(conversation.id, str(number), actor=person.actor)
+        make(app, posted.reply.id)
+        ids += [posted.message.id, posted.reply.id]
+    return conversation.id, ids
+
+
+def test_a_stream_that_is_cut_goes_on_with_the_message_after_the_last_one_read(follow, long_talk) -> None:
+    conversation_id, ids = long_talk
+    for cut in (1, 3, 23):
+        stream = follow(conversation_id)
+        read, last_id = told_and_last_id(chunks(stream), most=cut)
+        stream.close()
+        assert last_id == ids[cut - 1]
+        rest, _ = told_and_last_id(chunks(follow(conversation_id, **{"Last-Event-ID": last_id})))
+        assert [message_id for message_id, _ in read + rest] == ids
+
+
+@pytest.mark.parametrize("cut", range(1, 9))
+def test_wherever_a_stream_is_cut_nothing_is_missed(app: Flask, follow, person, posted, monkeypatch, cut: int) -> None:
+    """The third of four replies is still to come, and a look at the database sees three messages at a time."""
+    monkeypatch.setattr(events, "_MOST_AT_ONCE", 3)
+    monkeypatch.setattr(events, "LONGEST_SECONDS", 0.05)
+    made, ids = [posted], [posted.message.id, posted.reply.id]
+    for number in range(3):
+        with app.app_context():
+            made.append(service.post_message(posted.conversation.id, str(number), actor=person.actor))
+        ids += [made[-1].message.id, made[-1].reply.id]
+    for number in (0, 1, 3):
+        make(app, made[number].reply.id)
+    stream = follow(posted.conversation.id)
+    read, last_id = told_and_last_id(chunks(stream), most=cut)
+    stream.close()
+    make(app, made[2].reply.id)
+    rest, _ = told_and_last_id(chunks(follow(posted.conversation.id, **{"Last-Event-ID": last_id})))
+    finished = {message_id for message_id, status in read + rest if status == "complete"}
+    assert finished == set(ids)
+    assert [message_id for message_id, _ in rest] == ids[min(cut, 5) :]
+
+
 def test_a_stream_ends_after_a_while_and_says_why(follow, posted, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(events, "LONGEST_SECONDS", 0.05)
     told = [parsed(chunk) for chunk in chunks(follow(posted.conversation.id, f"?after={posted.message.id}"))]
