@@ -231,14 +231,14 @@ def _read_ip(reading: _Reading, value: str) -> None:
 def _read_after(reading: _Reading, value: str) -> None:
     moment, is_day = _moment(reading, "after", value)
     reading.found["after"] = start_of(moment) if is_day else moment
-    reading.terms.append(Term("after", value.lower(), f"from {_told(reading.found['after'])} on"))
+    reading.terms.append(Term("after", value, f"from {_told(reading.found['after'])} on"))
 
 
 def _read_before(reading: _Reading, value: str) -> None:
     moment, is_day = _moment(reading, "before", value)
     reading.found["before"] = end_of(moment) if is_day else moment
     told = f"the end of {_told_day(moment)}" if is_day else _told(moment)
-    reading.terms.append(Term("before", value.lower(), f"until {told}"))
+    reading.terms.append(Term("before", value, f"until {told}"))
 
 
 _READERS: dict[str, Callable[[_Reading, str], None]] = {
@@ -272,10 +272,11 @@ def _moment(reading: _Reading, name: str, value: str) -> tuple[Any, bool]:
             return reading.now - timedelta(**{_AGES[age[2]]: int(age[1])}), False
         except OverflowError:
             raise _Mistake(f"{name}:{value} is before there was time.") from None
+    standard = value.upper()  # RFC 3339, 5.6: "t" and "z" will do; Python takes neither "z" nor "w"
     try:
-        if len(value) == len("2026-11-24"):
-            return date.fromisoformat(value), True
-        moment = datetime.fromisoformat(value)
+        if len(standard) == len("2026-11-24"):
+            return date.fromisoformat(standard), True
+        moment = datetime.fromisoformat(standard)
         return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC), False
     except (ValueError, OverflowError):
         raise _Mistake(

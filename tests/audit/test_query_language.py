@@ -125,6 +125,37 @@ def test_a_query_written_down_again_means_the_same(text: str) -> None:
     assert query.problems == ()
 
 
+@pytest.mark.parametrize("name", ["after", "before"])
+@pytest.mark.parametrize(
+    "moment",
+    [
+        "2026-11-20",
+        "2026-W47-5",
+        "2026-w47-5",
+        "20261120",
+        "2026W475",
+        "2026-11-20T09:30",
+        "2026-11-20t09:30:15.25z",
+        "2026-11-20T09:30Z",
+        "2026-W47-5T09:30Z",
+        "2026-11-20T09:30+02:00",
+        '"2026-11-20 09:30"',
+        "today",
+        "Yesterday",
+        "90min",
+        "36H",
+        "7d",
+        "2w",
+    ],
+)
+def test_a_moment_written_down_again_is_the_same(name: str, moment: str) -> None:
+    query = parse(f"{name}:{moment}")
+    assert query.problems == ()
+    again = parse(query.text)
+    assert again.problems == ()
+    assert again.filters == query.filters
+
+
 def test_one_part_can_be_left_out() -> None:
     query = parse('event:user_login event:access_denied "in the fog"')
     assert [query.text_without(term) for term in query.terms] == [
