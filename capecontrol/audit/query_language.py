@@ -49,6 +49,7 @@ _TOKEN = re.compile(
     r'|"(?P<phrase>(?:[^"]|"")*)"|(?P<word>[^\s"]+)'
 )
 _AGE = re.compile(r"(\d{1,6})(m|min|h|d|w)")
+_BEGINNING = datetime.min.replace(tzinfo=UTC)
 _AGES = {"m": "minutes", "min": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
@@ -236,6 +237,8 @@ def _read_after(reading: _Reading, value: str) -> None:
 
 def _read_before(reading: _Reading, value: str) -> None:
     moment, is_day = _moment(reading, "before", value)
+    if moment == _BEGINNING:
+        raise _Mistake(f"before:{value} is before there was time.")
     reading.found["before"] = end_of(moment) if is_day else moment
     told = f"the end of {_told_day(moment)}" if is_day else _told(moment)
     reading.terms.append(Term("before", value, f"until {told}"))

@@ -178,10 +178,21 @@ def test_a_bad_filter_is_told_by_its_own_name(ask, admin: Person) -> None:
 
 
 @pytest.mark.parametrize(
-    "query", [{"start_date": "0001-01-01"}, {"end_date": "9999-12-31"}, {"end_date": "9999-12-31T23:59:59.999999Z"}]
+    "query",
+    [
+        {"start_date": "0001-01-01"},
+        {"start_date": "0001-01-01T00:00:00Z"},
+        {"end_date": "9999-12-31"},
+        {"end_date": "9999-12-31T23:59:59.999999Z"},
+    ],
 )
 def test_the_ends_of_time_are_no_errors(ask, admin: Person, query: dict[str, str]) -> None:
     assert ask("/api/audit/logs", admin, **query)["logs"]
+
+
+@pytest.mark.parametrize("query", [{"end_date": "0001-01-01T00:00:00Z"}, {"start_date": "9999-12-31T23:59:59.999999Z"}])
+def test_beyond_the_ends_of_time_there_is_nothing(ask, admin: Person, query: dict[str, str]) -> None:
+    assert ask("/api/audit/logs", admin, **query)["logs"] == []
 
 
 def test_the_words_of_the_record(ask, person: Person) -> None:

@@ -1,6 +1,6 @@
 """The search field's language: what is understood, and what is told in words."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 
 import pytest
 
@@ -85,6 +85,9 @@ def test_what_is_understood(text: str, filters: Filters) -> None:
         ("after:2026-02-30", "2026-02-30 is no time."),
         ("before:0001-01-01T00:00+14:00", "is no time."),
         ("after:999999w", "is before there was time."),
+        ("before:0001-01-01T00:00", "before:0001-01-01T00:00 is before there was time."),
+        ("before:0001-01-01T00:00Z", "is before there was time."),
+        ("before:0001-01-01T02:00+02:00", "is before there was time."),
         ("actor:a actor:b", "actor: stands there twice"),
         ("who:a person:b", "actor: stands there twice"),
         ("after:2026-11-24 before:2026-11-23", "before: ends before after: begins"),
@@ -186,8 +189,20 @@ def test_a_query_does_not_hold_what_is_none(value: str) -> None:
     assert not query_language.can_hold(value)
 
 
-def test_the_first_and_the_last_day_are_no_errors() -> None:
-    assert parse("after:0001-01-01 before:9999-12-31").problems == ()
+@pytest.mark.parametrize(
+    ("text", "last_day"),
+    [
+        ("after:0001-01-01 before:9999-12-31", date.max),
+        ("after:0001-01-01T00:00 before:9999-12-31T23:59:59.999999", date.max),
+        ("before:0001-01-01", date.min),
+        ("before:0001-01-01T00:00:00.000001", date.min),
+        ("after:9999-12-31T23:59:59.999999", None),
+    ],
+)
+def test_the_first_and_the_last_day_are_no_errors(text: str, last_day: date | None) -> None:
+    query = parse(text)
+    assert query.problems == ()
+    assert query.last_day == last_day
 
 
 def test_too_many_events_are_refused() -> None:

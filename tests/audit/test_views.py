@@ -143,6 +143,7 @@ def test_the_last_day_is_included(staff: Visitor, db_session: Session) -> None:
         ("event=%00", "There is no event of that name."),
         ("person=a%00b", "one line without control characters"),
         ("person=" + "a" * 321, "Person is too long"),
+        ("q=before:0001-01-01T00:00Z", "before:0001-01-01T00:00Z is before there was time."),
         ("older=nonsense", "This page's address was changed on its way."),
         ("newer=%00", "This page's address was changed on its way."),
         ("older=MjAyNi0xMS0yNHxh", "This page's address was changed on its way."),
@@ -159,6 +160,9 @@ def test_a_bad_filter_is_told_in_words(staff: Visitor, query: str, words: str) -
     [
         "after=0001-01-01",
         "before=9999-12-31",
+        "before=0001-01-01",
+        "q=after:0001-01-01T00:00Z+before:9999-12-31T23:59:59.999999Z",
+        "q=after:9999-12-31T23:59:59.999999Z",
         "person=%F0%9F%90%A7",
         "person=%27%20OR%201%3D1",
         "event=&after=",
