@@ -10,7 +10,7 @@ from wtforms.validators import InputRequired, ValidationError
 
 from capecontrol.auth import email_addresses
 from capecontrol.auth.passwords import SHORTEST, problems
-from capecontrol.web.text_rules import CHANGED_FORM, one_line, printable_key
+from capecontrol.web.text_rules import CHANGED_FORM, name_line, printable_key
 
 LONGEST_NAME = 200
 LONGEST_COMPANY = 255
@@ -46,10 +46,10 @@ class RegisterForm(FlaskForm):
     fax_number = StringField("Leave this empty")
 
     def validate_full_name(self, field: Field) -> None:
-        """Require a name of one line."""
+        """Require a name of one line that can be seen."""
         if not field.data:
             raise ValidationError(_missing(field))
-        _check_line(field, "Your name", LONGEST_NAME)
+        _check_name(field, "Your name", LONGEST_NAME)
 
     def validate_email(self, field: Field) -> None:
         """Require an address that mail could be sent to."""
@@ -72,7 +72,7 @@ class RegisterForm(FlaskForm):
 
     def validate_company_name(self, field: Field) -> None:
         """Allow one line."""
-        _check_line(field, "The company's name", LONGEST_COMPANY)
+        _check_name(field, "The company's name", LONGEST_COMPANY)
 
     def validate_idempotency_key(self, field: Field) -> None:
         """Refuse what no page of ours has put there, and put nothing in its place."""
@@ -124,8 +124,8 @@ def _missing(field: Field) -> str:
     return str(field.render_kw["data-missing"])
 
 
-def _check_line(field: Field, label: str, limit: int) -> None:
+def _check_name(field: Field, label: str, limit: int) -> None:
     try:
-        field.data = one_line(field.data, label=label, limit=limit)
+        field.data = name_line(field.data, label=label, limit=limit)
     except ValueError as error:
         raise ValidationError(str(error)) from None

@@ -16,7 +16,7 @@ from pydantic import (
     model_validator,
 )
 
-from capecontrol.web.text_rules import many_lines, one_line, spoken
+from capecontrol.web.text_rules import many_lines, name_line, one_line, spoken
 
 ROLES = ("customer", "client", "developer")
 NAMES = ("full_name", "firstName", "lastName")
@@ -37,6 +37,12 @@ def _one_line(value: str | None, info: ValidationInfo) -> str | None:
     return one_line(value, label=_label(info), limit=LONGEST_LINE)
 
 
+def _name_line(value: str | None, info: ValidationInfo) -> str | None:
+    if value is None:
+        return None
+    return name_line(value, label=_label(info), limit=LONGEST_LINE)
+
+
 def _many_lines(value: str, info: ValidationInfo) -> str:
     return many_lines(value, label=_label(info), limit=LONGEST_TEXT)
 
@@ -53,12 +59,14 @@ def _accepted(value: bool | None) -> bool | None:
 
 OptionalLine = Annotated[str | None, BeforeValidator(_blank_is_absent), AfterValidator(_one_line)]
 """Text that may be absent; empty strings and null mean absent."""
+OptionalName = Annotated[str | None, BeforeValidator(_blank_is_absent), AfterValidator(_name_line)]
+"""The same of what others are shown as a name."""
 Written = Annotated[str, AfterValidator(_many_lines)]
 """Text as somebody wrote it, in one line or many."""
 
 
 def _name(value: str | None, info: ValidationInfo) -> str | None:
-    line = _one_line(value, info)
+    line = _name_line(value, info)
     if line == "":
         raise ValueError(f"{_label(info)} is required.")
     return line
@@ -121,8 +129,8 @@ class RegistrationBody(BaseModel):
     )
     user_role: Role = Field(default=None, description="`customer` means `client`, as absence does.")
     role: Role = Field(default=None, description="The same as `user_role`, which goes before it.")
-    company_name: OptionalLine = Field(default=None, max_length=255)
-    company: OptionalLine = Field(
+    company_name: OptionalName = Field(default=None, max_length=255)
+    company: OptionalName = Field(
         default=None, max_length=255, description="The same as `company_name`, which goes before it."
     )
     industry: OptionalLine = Field(default=None, max_length=255)
@@ -196,7 +204,9 @@ class ProfileBody(BaseModel):
 
     model_config = ConfigDict(extra="ignore")
 
-    companyName: Written | None = Field(default=None, max_length=255)  # noqa: N815 -- the browser client's names
+    companyName: Annotated[Written, AfterValidator(_name_line)] | None = Field(  # noqa: N815 -- the client's names
+        default=None, max_length=255
+    )
     industry: Written | None = Field(default=None, max_length=255)
     companySize: Written | None = Field(default=None, max_length=100)  # noqa: N815
     businessType: Written | None = Field(default=None, max_length=255)  # noqa: N815

@@ -1,9 +1,8 @@
 """What may be said: the rules of messages, titles and reasons, and a title made from somebody's first words."""
 
 import re
-import unicodedata
 
-from capecontrol.web.text_rules import many_lines, one_line
+from capecontrol.web.text_rules import is_visible, many_lines, one_line
 
 LONGEST_MESSAGE = 32_000
 LONGEST_TITLE = 200
@@ -14,9 +13,6 @@ UNTITLED = "New conversation"
 _TITLE_LENGTH = 60
 _SHORTEST_CUT = 20
 _MARKDOWN_LEAD = re.compile(r"^(?:#{1,6}\s+|>\s*|[-*+]\s+|\d{1,9}[.)]\s+|`{3,}.*$)+")
-
-# Neither space nor format characters (zero-width ones, marks of direction) show anything to a reader.
-_INVISIBLE = ("Z", "C")
 
 
 def checked_message(text: str) -> str:
@@ -59,8 +55,3 @@ def title_from(message: str) -> str:
     cut = words.rfind(" ", _SHORTEST_CUT, _TITLE_LENGTH + 1)
     kept = words[: cut if cut > 0 else _TITLE_LENGTH]
     return kept.rstrip(" ,;:.-\u200d\ufe0f") + "…"
-
-
-def is_visible(text: str) -> bool:
-    """Say whether the text shows anything at all."""
-    return any(unicodedata.category(character)[0] not in _INVISIBLE for character in text)

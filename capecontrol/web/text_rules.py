@@ -7,6 +7,14 @@ CHANGED_FORM = "This form was changed on its way to us. Please send it again."
 
 _ALLOWED_CONTROLS = {"\n", "\t"}
 
+# Neither space nor format characters (zero-width ones, marks of direction) show anything to a reader, nor do some that
+# Unicode counts among letters, signs and accents: fillers, the empty Braille pattern, selectors of a variant.
+_INVISIBLE = ("Z", "C")
+_EMPTY = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0").union(map(chr, range(0xFE00, 0xFE10)))
+
+# UAX 9, 2.1 to 2.4: embeddings, overrides and isolates turn the direction of what is written beside a name, too.
+_TURNING = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
 
 def one_line(value: str, *, label: str, limit: int) -> str:
     """Return the text without surrounding space. Refuses control characters, line breaks and more than `limit`
@@ -16,6 +24,22 @@ def one_line(value: str, *, label: str, limit: int) -> str:
         raise ValueError(f"{label} must be one line without control characters.")
     _check_length(value, label, limit)
     return value
+
+
+def name_line(value: str, *, label: str, limit: int) -> str:
+    """Return a name, or nothing, as `one_line` does. Refuses as well what shows nothing, and characters that turn the
+    direction of the text beside it."""
+    value = one_line(value, label=label, limit=limit)
+    if not _TURNING.isdisjoint(value):
+        raise ValueError(f"{label} must not contain characters that turn the direction of text.")
+    if value and not is_visible(value):
+        raise ValueError(f"{label} must have something visible in it.")
+    return value
+
+
+def is_visible(text: str) -> bool:
+    """Say whether the text shows anything at all."""
+    return any(unicodedata.category(character)[0] not in _INVISIBLE for character in text if character not in _EMPTY)
 
 
 def many_lines(value: str, *, label: str, limit: int) -> str:

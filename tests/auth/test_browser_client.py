@@ -249,6 +249,12 @@ def test_a_profile_keeps_line_breaks_and_says_what_is_too_long(client: FlaskClie
     }
 
 
+def test_a_profile_takes_a_company_by_the_rule_of_names(client: FlaskClient, person: Person) -> None:
+    answer = client.post(PROFILE, json={"companyName": "Kelp \u202eoC &"}, headers=person.bearer)
+    assert answer.json["errors"].keys() == {"companyName"}
+    assert client.post(PROFILE, json={"companyName": ""}, headers=person.bearer).json["profile"] == {"companyName": ""}
+
+
 def test_b7_the_three_step_page(client: FlaskClient) -> None:
     assert client.post("/api/auth/register/step1", json={"email": EMAIL}).json["success"] is True
     done = client.post(

@@ -20,6 +20,7 @@ from tests.people import PASSWORD, Person, make_person
 from tests.postgres import Databases
 
 BODY = {"full_name": "Lerato Dube", "email": "lerato@example.com", "password": PASSWORD, "user_role": "client"}
+TURNING = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 
 
 def register(client: FlaskClient, key: str | None = None, **changes: object):
@@ -91,11 +92,38 @@ def test_unusual_addresses_are_taken(client: FlaskClient, email: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["Zoë 🦭 Ngũgĩ", "Robert'); DROP TABLE users_v2;--", "<script>alert(1)</script>", "{{ 7*7 }}", "שלום", "-"],
+    [
+        "Zoë 🦭 Ngũgĩ",
+        "Robert'); DROP TABLE users_v2;--",
+        "<script>alert(1)</script>",
+        "{{ 7*7 }}",
+        "שלום",
+        "-",
+        "می\u200cخواهم",
+        "👩\u200d🔬",
+    ],
 )
 def test_any_text_is_a_name_and_stays_as_it_is(client: FlaskClient, db_session: Session, name: str) -> None:
     assert register(client, full_name=name).json["full_name"] == name
     assert db_session.scalar(select(User.full_name)) == name
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("\u200b\u200b", "must have something visible in it."),
+        ("\ufeff\u00ad", "must have something visible in it."),
+        ("\u3164\u2800\ufe0f", "must have something visible in it."),
+        *((f"Kelp {mark}gnp.eno", "must not contain characters that turn the direction of text.") for mark in TURNING),
+    ],
+)
+def test_a_name_is_seen_and_turns_nothing_beside_it(client: FlaskClient, name: str, said: str) -> None:
+    answer = register(client, full_name=name, company_name=name)
+    assert answer.status_code == 422
+    assert answer.json["errors"] == {"full_name": [f"Full name {said}"], "company_name": [f"Company name {said}"]}
+    assert register(client, full_name=None, firstName="Lerato", lastName=name).json["errors"] == {
+        "lastName": [f"Last name {said}"]
+    }
 
 
 @pytest.mark.parametrize(
@@ -125,6 +153,9 @@ def test_any_text_is_a_name_and_stays_as_it_is(client: FlaskClient, db_session: 
         ({"full_name": "a\x00b"}, "full_name"),
         ({"full_name": "\ud800"}, "full_name"),
         ({"full_name": "x" * 201}, "full_name"),
+        ({"full_name": "\u200b\u200b"}, "full_name"),
+        ({"full_name": "\u3164"}, "full_name"),
+        ({"full_name": "Lerato \u202eebuD"}, "full_name"),
         ({"user_role": "admin"}, "user_role"),
         ({"user_role": "root"}, "user_role"),
         ({"user_role": 1}, "user_role"),
@@ -133,6 +164,7 @@ def test_any_text_is_a_name_and_stays_as_it_is(client: FlaskClient, db_session: 
         ({"user_role": "admin", "role": "client"}, "user_role"),
         ({"user_role": "client", "role": ["admin"]}, "role"),
         ({"company_name": "x" * 256}, "company_name"),
+        ({"company_name": "Kelp \u2066& Co"}, "company_name"),
         ({"company_name": {"a": 1}}, "company_name"),
         ({"tos_accepted": False}, "tos_accepted"),
     ],

@@ -95,6 +95,12 @@ def test_after_a_mistake_everything_but_the_password_is_kept(patient: Visitor, d
     assert db_session.scalar(select(func.count()).select_from(User)) == 0
 
 
+def test_a_name_that_cannot_be_seen_or_turns_what_stands_beside_it_is_refused_in_words(patient: Visitor) -> None:
+    page = register(patient, status=422, full_name="\u200b\u200b", company_name="Kelp \u202eoC &")
+    assert "Your name must have something visible in it." in page.find(id="full_name-error").get_text()
+    assert "must not contain characters that turn the direction" in page.find(id="company_name-error").get_text()
+
+
 def test_the_mistake_can_be_corrected(patient: Visitor) -> None:
     register(patient, status=422, password="short")
     assert register(patient).answer.request.path == "/conversations"

@@ -26,6 +26,7 @@ REFUSED = {
     "   \n\t ": "Write something first.",
     "\u200b\u2060\ufeff": "Write something first.",
     "\u3000\u00a0": "Write something first.",
+    "\u3164\u2800\ufe0f": "Write something first.",
     "a\x00b": "Your message must not contain control characters.",
     "a\x1b[31mb": "Your message must not contain control characters.",
     "a\rb": "Your message must not contain control characters.",
