@@ -14,21 +14,20 @@ Shape = TypeVar("Shape", bound=BaseModel)
 _SENTENCES = {
     "missing": "{label} is required.",
     "string_type": "{label} must be text.",
-    "string_too_short": "{label} is too short: at least {min_length} characters.",
+    "string_unicode": "{label} must not contain half a character (a lone surrogate).",
     "string_too_long": "{label} is too long: at most {max_length} characters.",
     "too_long": "{label} is too long: at most {max_length}.",
     "bool_type": "{label} must be true or false.",
     "bool_parsing": "{label} must be true or false.",
     "int_type": "{label} must be a whole number.",
     "int_parsing": "{label} must be a whole number.",
+    "int_from_float": "{label} must be a whole number.",
+    "int_parsing_size": "{label} has too many digits.",
     "greater_than_equal": "{label} must be at least {ge}.",
     "less_than_equal": "{label} must be at most {le}.",
     "literal_error": "{label} must be {expected}.",
     "list_type": "{label} must be a list.",
-    "dict_type": "{label} must be an object.",
-    "datetime_from_date_parsing": "{label} must be a date such as 2026-11-24.",
-    "datetime_parsing": "{label} must be a date such as 2026-11-24.",
-    "date_from_datetime_parsing": "{label} must be a date such as 2026-11-24.",
+    "model_type": "{label} must be an object.",
 }
 
 
