@@ -33,7 +33,10 @@ BATCH = 500
 ROUND_SECONDS = 20.0
 """How long one round goes on to one receiver; the next follows within seconds."""
 
-LEASE_SECONDS = BATCH_SECONDS + 30
+LEASE_SECONDS = ROUND_SECONDS + BATCH_SECONDS + 10
+"""Longer than anything between two renewals: a batch refused as too large, over and over, and a last one that takes its
+time. So nobody delivers what another is still sending."""
+
 FIRST_PAUSE_SECONDS = 15
 LONGEST_PAUSE_SECONDS = 600
 COUNTED = 10_000
@@ -76,10 +79,14 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """The right to deliver to one receiver, until it runs out or is given back."""
+    """The right to deliver to one receiver, until it runs out or is given back.
+
+    `failures` are those in a row before it.
+    """
 
     receiver: str
     token: str
+    failures: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +141,8 @@ def deliver(
         return 0
     ends_at = clock.monotonic() + seconds
     delivered = 0
-    size = batch_size
+    # From the second failure in a row on with fewer events: it may be too slow to take them in the time of a batch.
+    size = max(1, batch_size >> min(max(0, lease.failures - 1), 16))
     try:
         while clock.monotonic() < ends_at:
             place, batch = _next(lease, size)
@@ -215,8 +223,10 @@ def _take_lease(receiver: Receiver, *, is_patient: bool) -> Lease | None:
             update(_deliveries)
             .where(_deliveries.c.name == receiver.name, is_free, is_due)
             .values(lease=token, leased_until=_from_now(LEASE_SECONDS), destination=receiver.destination)
+            .returning(_deliveries.c.failures)
         )
-        return Lease(receiver.name, token) if taken.rowcount else None
+        failures = taken.scalar()
+        return Lease(receiver.name, token, failures) if failures is not None else None
 
 
 def _next(lease: Lease, size: int) -> tuple[Place, Batch]:

@@ -6,22 +6,24 @@ its id, by which the receiver knows it.
 
 import contextlib
 import json
+import math
 import socket
 import ssl
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
+from capecontrol import clock
 from capecontrol.audit import ocsf
 
 STEP_SECONDS = 10.0
 """How long connecting, or one piece sent or read, may take."""
 
 BATCH_SECONDS = 30.0
-"""How long one batch may take altogether; a receiver that answers byte by byte is cut off."""
+"""How long one batch may take altogether, connecting included; a receiver that answers byte by byte is cut off."""
 
 MOST_RETRY_AFTER = 3600
 
@@ -77,18 +79,17 @@ class HttpReceiver:
         target = self._parts.path or "/"
         if self._parts.query:
             target += f"?{self._parts.query}"
-        connection = self._connection()
-        ending = threading.Timer(BATCH_SECONDS, _cut_off, [connection])
-        ending.daemon = True
-        ending.start()
+        limit = _Limit()
+        connection, context = self._connection()
         try:
-            connection.request("POST", target, body=body, headers=headers)
-            answer = connection.getresponse()
-            answer.read(_LARGEST_ANSWER)
+            with _reach(connection.host, connection.port, context, limit) as reached, _cut_off_after(limit, reached):
+                connection.sock = reached
+                connection.request("POST", target, body=body, headers=headers)
+                answer = connection.getresponse()
+                answer.read(_LARGEST_ANSWER)
         except (OSError, HTTPException, ValueError) as error:
             raise DeliveryFailed(_told(error)) from None
         finally:
-            ending.cancel()
             connection.close()
         if not 200 <= answer.status < 300:
             raise DeliveryFailed(
@@ -97,12 +98,12 @@ class HttpReceiver:
                 is_too_large=answer.status == _TOO_LARGE,
             )
 
-    def _connection(self) -> HTTPConnection:
+    def _connection(self) -> tuple[HTTPConnection, ssl.SSLContext | None]:
         host = self._parts.hostname or ""
         if self._parts.scheme == "https":
             context = ssl.create_default_context()
-            return HTTPSConnection(host, self._parts.port, timeout=STEP_SECONDS, context=context)
-        return HTTPConnection(host, self._parts.port, timeout=STEP_SECONDS)
+            return HTTPSConnection(host, self._parts.port, context=context), context
+        return HTTPConnection(host, self._parts.port), None
 
 
 class SyslogReceiver:
@@ -128,19 +129,62 @@ class SyslogReceiver:
         lines = [syslog_line(event, self._hostname) for event in batch]
         frames = b"".join(b"%d %b" % (len(line), line) for line in lines)
         try:
+            limit = _Limit()
             context = ssl.create_default_context(cafile=self._ca)
-            with (
-                socket.create_connection((self._host, self._port), timeout=STEP_SECONDS) as plain,
-                context.wrap_socket(plain, server_hostname=self._host) as connection,
-            ):
-                connection.settimeout(BATCH_SECONDS)
+            with _reach(self._host, self._port, context, limit) as connection:
+                connection.settimeout(limit.left())
                 connection.sendall(frames)
+                connection.settimeout(limit.left())
                 # Some close without TLS's own goodbye. A system closes a connection in order only when all of it was
                 # read; what was not read is answered with a reset, which is another error.
                 with contextlib.suppress(ssl.SSLEOFError):
                     connection.unwrap()
         except (OSError, ValueError) as error:
             raise DeliveryFailed(_told(error)) from None
+
+
+class _Limit:
+    """The time one batch has altogether, from now on."""
+
+    def __init__(self) -> None:
+        self._ends_at = clock.monotonic() + BATCH_SECONDS
+
+    def left(self, *, at_most: float = math.inf) -> float:
+        """Return the seconds a step may take. Raises TimeoutError when none are left."""
+        left = self._ends_at - clock.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        return min(left, at_most)
+
+
+@contextlib.contextmanager
+def _reach(host: str, port: int, context: ssl.SSLContext | None, limit: _Limit) -> Iterator[Any]:
+    """Connect, with TLS where there is a context. A name may stand for many addresses, each with its own wait."""
+    with _connect(host, port, limit) as plain:
+        if context is None:
+            yield plain
+            return
+        plain.settimeout(limit.left(at_most=STEP_SECONDS))
+        with context.wrap_socket(plain, server_hostname=host) as connection:
+            connection.settimeout(STEP_SECONDS)
+            yield connection
+
+
+def _connect(host: str, port: int, limit: _Limit) -> socket.socket:
+    trouble = OSError("it has no address")
+    for family, kind, protocol, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+        plain = socket.socket(family, kind, protocol)
+        try:
+            plain.settimeout(limit.left(at_most=STEP_SECONDS))
+            plain.connect(address)
+            plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        except OSError as error:
+            plain.close()
+            trouble = error
+        else:
+            plain.settimeout(STEP_SECONDS)
+            return plain
+    raise trouble
 
 
 def syslog_line(event: Event, hostname: str) -> bytes:
@@ -200,8 +244,18 @@ def _told(error: Exception) -> str:
     return f"the connection broke ({type(error).__name__})"
 
 
-def _cut_off(connection: HTTPConnection) -> None:
-    """Wake up whoever waits on the connection; closing it here would not."""
-    if connection.sock is not None:
-        with contextlib.suppress(OSError):  # it ended by itself in the same moment
-            connection.sock.shutdown(socket.SHUT_RDWR)
+@contextlib.contextmanager
+def _cut_off_after(limit: _Limit, connection: socket.socket) -> Iterator[None]:
+    """Wake up whoever waits on the connection when the limit is over; closing it would not."""
+    ending = threading.Timer(limit.left(), _cut_off, [connection])
+    ending.daemon = True
+    ending.start()
+    try:
+        yield
+    finally:
+        ending.cancel()
+
+
+def _cut_off(connection: socket.socket) -> None:
+    with contextlib.suppress(OSError):  # it ended by itself in the same moment
+        connection.shutdown(socket.SHUT_RDWR)

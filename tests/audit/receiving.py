@@ -8,6 +8,7 @@ import socket
 import ssl
 import struct
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -96,12 +97,16 @@ def http_endpoint(*, port: int = 0, tls: ssl.SSLContext | None = None) -> Iterat
 
 @dataclass
 class SyslogServer:
-    """Reads frames until the sender ends the connection. `breaks_after` resets it after so many bytes instead."""
+    """Reads frames until the sender ends the connection. `breaks_after` resets it after so many bytes instead.
+
+    `rests` is how many seconds it lets pass before it answers TLS's greeting, and again before its goodbye.
+    """
 
     address: str
     received: Received = field(default_factory=Received)
     breaks_after: int | None = None
     says_goodbye: bool = True
+    rests: float = 0
 
 
 @contextmanager
@@ -119,6 +124,7 @@ def syslog_server(tls: ssl.SSLContext, *, port: int = 0) -> Iterator[SyslogServe
             except TimeoutError:
                 continue
             plain.settimeout(20)
+            is_over.wait(server.rests)
             try:
                 _receive(tls.wrap_socket(plain, server_side=True), server)
             except OSError:
@@ -144,6 +150,7 @@ def _receive(connection: ssl.SSLSocket, server: SyslogServer) -> None:
             connection.close()  # with a reset: what is under way is lost
             return
     _take_frames(data, server.received, is_whole=True)
+    time.sleep(server.rests)
     if server.says_goodbye:
         connection.unwrap().close()
     else:

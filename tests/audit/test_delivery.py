@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -272,15 +272,27 @@ def test_a_batch_that_is_too_large_comes_in_smaller_ones(endpoint: HttpEndpoint,
 
 
 @pytest.mark.usefixtures("context")
-def test_a_receiver_that_answers_byte_by_byte_is_cut_off(stored: Session, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(receivers, "BATCH_SECONDS", 0.5)
-    events(stored, 1)
+def test_a_receiver_too_slow_for_a_batch_gets_smaller_ones(endpoint: HttpEndpoint, http: HttpReceiver, stored) -> None:
+    sent = events(stored, 9)
+    endpoint.answer = lambda batch: 503 if len(batch) > 2 else 200
+    for _ in range(3):
+        assert delivery.deliver(http, batch_size=8) == 0
+        leave_no_pause(stored)
+    assert delivery.deliver(http, batch_size=8) == 9
+    assert endpoint.received.ids == sent
+    assert delivery.ROUND_SECONDS + receivers.BATCH_SECONDS < delivery.LEASE_SECONDS
+
+
+@contextmanager
+def dripping(at_once: bytes, then: bytes) -> Iterator[HttpReceiver]:
+    """Yield a receiver that answers with the first bytes at once, and with the others one by one."""
     is_over = threading.Event()
 
     def drip(listener: socket.socket) -> None:
         connection, _ = listener.accept()
         with connection:
-            for byte in b"HTTP/1.1 200 OK\r\n" + b"X-Slow: and slower\r\n" * 1000:
+            connection.send(at_once)
+            for byte in then:
                 if is_over.wait(0.05):
                     return
                 try:
@@ -291,11 +303,28 @@ def test_a_receiver_that_answers_byte_by_byte_is_cut_off(stored: Session, monkey
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=drip, args=(listener,))
         thread.start()
-        receiver = HttpReceiver(f"http://127.0.0.1:{listener.getsockname()[1]}/", TOKEN)
-        assert delivery.deliver(receiver) == 0
+        yield HttpReceiver(f"http://127.0.0.1:{listener.getsockname()[1]}/", TOKEN)
         is_over.set()
         thread.join()
+
+
+@pytest.mark.usefixtures("context")
+def test_a_receiver_that_answers_byte_by_byte_is_cut_off(stored: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(receivers, "BATCH_SECONDS", 0.5)
+    events(stored, 1)
+    with dripping(b"", b"HTTP/1.1 200 OK\r\n" + b"X-Slow: and slower\r\n" * 1000) as receiver:
+        assert delivery.deliver(receiver) == 0
     assert state(stored).last_error
+
+
+@pytest.mark.usefixtures("context")
+def test_a_receiver_that_has_said_yes_is_not_listened_to_for_ever(stored, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(receivers, "BATCH_SECONDS", 0.5)
+    events(stored, 1)
+    began = time.monotonic()
+    with dripping(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n", b"and so on " * 40) as receiver:
+        assert delivery.deliver(receiver) == 1
+    assert time.monotonic() - began < 10
 
 
 @pytest.mark.usefixtures("context")
@@ -482,6 +511,49 @@ def test_a_syslog_receiver_that_is_down_gets_everything_when_it_is_back(certific
     with syslog_server(certificate.server, port=port) as server:
         assert delivery.deliver(receiver) == 3
     assert server.received.ids == sent
+
+
+@pytest.mark.usefixtures("context")
+def test_a_syslog_receiver_that_is_slow_at_every_step_has_one_limit_for_all_of_them(
+    certificate: Certificate, stored: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(receivers, "BATCH_SECONDS", 1.0)
+    events(stored, 1)
+    with syslog_server(certificate.server) as server:
+        server.rests = 0.7
+        assert delivery.deliver(syslog(server, certificate)) == 0
+    kept = state(stored, "syslog")
+    assert (kept.last_error, kept.delivered, kept.lease) == ("it did not answer in time", 0, None)
+
+
+@pytest.mark.usefixtures("context")
+@pytest.mark.parametrize("kind", ["http", "syslog"])
+def test_a_name_with_many_silent_addresses_is_given_up(
+    certificate: Certificate, stored: Session, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setattr(receivers, "BATCH_SECONDS", 0.5)
+    monkeypatch.setattr(receivers, "STEP_SECONDS", 0.3)
+    events(stored, 1)
+    with ExitStack() as stack:
+        silent = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        for _ in range(2):  # they fill its queue; who knocks next hears nothing
+            knocking = stack.enter_context(socket.socket())
+            knocking.setblocking(False)
+            knocking.connect_ex(silent.getsockname())
+        port = silent.getsockname()[1]
+        found = socket.getaddrinfo("127.0.0.1", port, type=socket.SOCK_STREAM) * 100
+        find = socket.getaddrinfo
+        monkeypatch.setattr(
+            socket, "getaddrinfo", lambda host, *args, **how: found if host == "many" else find(host, *args, **how)
+        )
+        receiver = {
+            "http": HttpReceiver(f"http://many:{port}/", TOKEN),
+            "syslog": SyslogReceiver(f"many:{port}", ca=str(certificate.file), hostname="app"),
+        }[kind]
+        began = time.monotonic()
+        assert delivery.deliver(receiver) == 0
+        assert time.monotonic() - began < 10
+    assert state(stored, kind).last_error == "it did not answer in time"
 
 
 @pytest.mark.usefixtures("context")
