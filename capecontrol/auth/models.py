@@ -53,7 +53,10 @@ class UserSession(db.Model):  # type: ignore[name-defined]
     """A browser in which a person is signed in; the cookie's secret is stored only as its fingerprint."""
 
     __tablename__ = "user_sessions"
-    __table_args__ = (Index(None, "user_id", "created_at"),)
+    __table_args__ = (
+        Index(None, "user_id", "created_at"),
+        Index("ix_user_sessions_over_at", text("LEAST(expires_at, ended_at)")),
+    )
 
     id: Mapped[str] = mapped_column(Text, primary_key=True, default=ids.new_id)
     user_id: Mapped[str] = mapped_column(Text, ForeignKey("users_v2.id", ondelete="CASCADE"))
@@ -73,7 +76,10 @@ class ApiToken(db.Model):  # type: ignore[name-defined]
     """A bearer token for `/api/`; stored only as its fingerprint."""
 
     __tablename__ = "api_tokens"
-    __table_args__ = (Index(None, "user_id", "created_at"),)
+    __table_args__ = (
+        Index(None, "user_id", "created_at"),
+        Index("ix_api_tokens_over_at", text("LEAST(expires_at, revoked_at)")),
+    )
 
     id: Mapped[str] = mapped_column(Text, primary_key=True, default=ids.new_id)
     user_id: Mapped[str] = mapped_column(Text, ForeignKey("users_v2.id", ondelete="CASCADE"))

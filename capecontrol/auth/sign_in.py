@@ -1,6 +1,9 @@
 """Signing in and out: one text for every refusal, the same work for every address."""
 
-from sqlalchemy import select, update
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import delete, func, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from capecontrol import clock, ids
@@ -13,6 +16,11 @@ from capecontrol.auth.models import ApiToken, User, UserSession
 from capecontrol.database import is_passing
 from capecontrol.errors import Overloaded, SignInRequired, Unavailable
 from capecontrol.extensions import db
+
+REMEMBERED_FOR = timedelta(days=30)
+"""How long a session or a token is kept after it was over."""
+
+_MOST_AT_ONCE = 5_000
 
 
 class SignInRefused(SignInRequired):
@@ -112,6 +120,29 @@ def sign_out(*, actor: Actor, method: str, token_secret: str | None = None) -> N
             _end_session(actor.session_id)
         record(events.USER_LOGOUT, actor=actor, details=details)
         db.session.commit()
+
+
+def forget_old_sign_ins() -> int:
+    """Delete the sessions and tokens that were over 30 days ago, and return how many. The record of them stays."""
+    before = clock.now() - REMEMBERED_FOR
+    return _forget(UserSession, UserSession.ended_at, before) + _forget(ApiToken, ApiToken.revoked_at, before)
+
+
+def _forget(kind: Any, ended_at: Any, before: datetime) -> int:
+    """Delete in batches, each a transaction: what gathered in years does not go within one statement's time."""
+    some = (
+        select(kind.id)
+        .where(func.least(kind.expires_at, ended_at) < before)
+        .limit(_MOST_AT_ONCE)
+        .with_for_update(skip_locked=True)
+    )
+    forgotten = 0
+    while True:
+        gone = db.session.scalars(delete(kind).where(kind.id.in_(some)).returning(kind.id)).all()
+        db.session.commit()
+        forgotten += len(gone)
+        if len(gone) < _MOST_AT_ONCE:
+            return forgotten
 
 
 def _open(

@@ -9,6 +9,7 @@ from capecontrol.audit.alert_watch import raise_alerts
 from capecontrol.audit.alerts import forget_old_alerts, report_degraded
 from capecontrol.audit.hours import count_hours
 from capecontrol.auth.registration import forget_old_keys
+from capecontrol.auth.sign_in import forget_old_sign_ins
 from capecontrol.auth.verification import forget_old_links
 from capecontrol.auth.waiting_room import forget_old_tickets
 from capecontrol.conversations.replies import order_lost_replies
@@ -58,11 +59,12 @@ def count_audit_hours(timestamp: int) -> None:  # noqa: ARG001 -- the round's, w
 @jobs.task(name="operations.forget", queue=HOUSEKEEPING)
 def forget(timestamp: int) -> None:  # noqa: ARG001 -- the round's, which the queue passes
     """Delete the rate limits' counters, the registrations' keys, the links in mails, the waiting room's tickets, the
-    mails and the alerts that are over."""
+    sessions and tokens, the mails and the alerts that are over."""
     forget_expired()
     forget_old_keys()
     forget_old_links()
     forget_old_tickets()
+    forget_old_sign_ins()
     forget_old_mails()
     forget_old_alerts()
 

@@ -1,22 +1,23 @@
 """Signing in by JSON: tokens, their end, inherited hashes, and cookies of other sites."""
 
-from collections.abc import Callable
-from datetime import timedelta
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
 
 import bcrypt
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
-from sqlalchemy import select, update
+from sqlalchemy import delete, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from capecontrol import clock, ids
 from capecontrol.audit.models import AuditLog
-from capecontrol.auth import account
+from capecontrol.auth import account, sign_in
 from capecontrol.auth.models import ApiToken, User, UserSession
 from capecontrol.auth.sign_in import sign_out
 from capecontrol.extensions import db
+from capecontrol.operations import tasks
 from tests.audit.faults import run
 from tests.people import PASSWORD, Person, make_person
 from tests.visitor import Visitor
@@ -195,3 +196,57 @@ def test_what_the_database_fails_of_an_account_is_recorded_as_failed(committed_a
         ("session_ended", False, person.id, session_id, "IntegrityError", {"ended_session": session_id}),
         ("profile_updated", False, person.id, person.id, "IntegrityError", {"fields": ["company"]}),
     ]
+
+
+# What is over is forgotten
+
+
+DAY = timedelta(days=1)
+
+
+@pytest.fixture
+def long_ago(app: Flask, person: Person) -> Iterator[datetime]:
+    """Yield a moment that is just longer ago than sessions and tokens are kept, with neither there before."""
+    with app.app_context():
+        for kind in (UserSession, ApiToken):
+            db.session.execute(delete(kind))
+        db.session.commit()
+        yield clock.now() - sign_in.REMEMBERED_FOR - timedelta(minutes=1)
+
+
+def store_sign_ins(person: Person, *named: tuple[str, datetime, datetime | None]) -> None:
+    """Store a session and a token for each name, with when it expires and when it was ended."""
+    for name, expires_at, ended_at in named:
+        columns = {"user_id": person.id, "token_hash": name, "expires_at": expires_at}
+        db.session.add_all([UserSession(**columns, ended_at=ended_at), ApiToken(**columns, revoked_at=ended_at)])
+    db.session.commit()
+
+
+def kept_sign_ins(kind: type) -> list[str]:
+    return sorted(db.session.scalars(select(kind.token_hash)))
+
+
+def test_sessions_and_tokens_are_deleted_thirty_days_after_they_were_over(person: Person, long_ago: datetime) -> None:
+    now = clock.now()
+    store_sign_ins(
+        person,
+        ("expired long ago", long_ago, None),
+        ("ended long ago", long_ago + 20 * DAY, long_ago),
+        ("expired long ago and ended late", long_ago, now),
+        ("expired lately", now - DAY, None),
+        ("ended lately", now + DAY, now - DAY),
+        ("expired just not long enough ago", long_ago + timedelta(minutes=2), None),
+        ("going on", now + DAY, None),
+    )
+    tasks.forget(timestamp=0)
+    for kind in (UserSession, ApiToken):
+        assert kept_sign_ins(kind) == ["ended lately", "expired just not long enough ago", "expired lately", "going on"]
+
+
+def test_what_gathered_for_years_is_deleted_in_batches(
+    person: Person, long_ago: datetime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sign_in, "_MOST_AT_ONCE", 2)
+    store_sign_ins(person, *((str(number), long_ago, None) for number in range(5)))
+    assert sign_in.forget_old_sign_ins() == 10
+    assert sign_in.forget_old_sign_ins() == 0
