@@ -76,7 +76,10 @@ def test_the_page_fits_and_can_be_read_well_and_in_trouble(chromium: Browser, li
                     if width < 500:
                         check_bar(page)
                     assert AXE.run(page, options=RULES).response["violations"] == []
+        page.set_viewport_size({"width": 390, "height": 844})
         page.goto(f"{live_server.url}{PLACE}")
+        cards = page.locator(".card:has(> h3)").evaluate_all("cards => cards.map(card => card.offsetWidth)")
+        assert min(cards) > 300, "a card of figures has no room for its words"
         first = page.get_by_role("button", name="Acknowledge").first
         first.focus()
         page.keyboard.press("Enter")

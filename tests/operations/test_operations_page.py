@@ -78,7 +78,7 @@ def parts_on(page: Page) -> dict[str, str]:
 def figures_on(page: Page) -> dict[str, tuple[str, str]]:
     return {
         each.dt.get_text(strip=True): tuple(value.get_text(strip=True) for value in each.find_all("dd"))
-        for each in page.select(".figures__list > div")
+        for each in page.select(".gauges__list > div")
     }
 
 
@@ -112,7 +112,7 @@ def test_a_receiver_that_takes_no_events_needs_somebody(broken) -> None:
     waiting, words = figures_on(page)["Waiting for http"]
     assert int(waiting) > 0
     assert "takes none (Connection refused); it is tried again by itself, and none is lost." in words
-    assert page.select(".figures__needs-you dt")[0].get_text() == "Waiting for http"
+    assert page.select(".gauges__needs-you dt")[0].get_text() == "Waiting for http"
     assert "of-the-receiver" not in page.words, "an address may carry a key"
 
 
