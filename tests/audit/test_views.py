@@ -61,6 +61,14 @@ def test_an_event_is_read_in_full(staff: Visitor, db_session: Session, person: P
         f"Number {row.id}",
     ):
         assert words in page.words
+    assert page.find(id="request-title") is not None
+
+
+def test_an_event_without_a_request_has_no_empty_card(staff: Visitor, db_session: Session) -> None:
+    row = make_event(db_session, event_type="audit_key_changed", event_category="system")
+    page = staff.visit(f"/audit/{row.event_id}")
+    assert page.find(id="request-title") is None
+    assert all(facts.find("div") for facts in page.select("dl.facts"))
 
 
 def test_secrets_of_an_inherited_row_are_not_shown(staff: Visitor, db_session: Session) -> None:
