@@ -1,7 +1,15 @@
 // The list of mistakes above a form: gives it the focus when the page arrives with one, and draws one before a post.
 
+const WRONG = "Error: ";
+
 export function focusErrorSummary() {
   document.querySelector("[data-error-summary]")?.focus();
+}
+
+/** Give the page a title, by default its own, that says as the server's does whether there is a list of mistakes. */
+export function setTitle(words = document.title) {
+  const isWrong = Boolean(document.querySelector("[data-error-summary]"));
+  document.title = (isWrong ? WRONG : "") + (words.startsWith(WRONG) ? words.slice(WRONG.length) : words);
 }
 
 /** Put a summary of `mistakes`, each {field, text}, above the form and move the focus to it. */
@@ -39,6 +47,7 @@ function putSummary(form, titleWords, content) {
   summary.dataset.errorSummary = "";
   summary.append(title, content);
   form.before(summary);
+  setTitle();
   summary.focus();
 }
 
@@ -57,6 +66,7 @@ function showFieldError(field, text) {
 
 export function clearErrors(form) {
   document.querySelector("[data-error-summary]")?.remove();
+  setTitle();
   for (const error of form.querySelectorAll(".field__error")) error.remove();
   for (const frame of form.querySelectorAll(".field--wrong")) frame.classList.remove("field--wrong");
   for (const field of form.querySelectorAll("[aria-invalid]")) field.removeAttribute("aria-invalid");

@@ -1,6 +1,6 @@
 // The waiting room: asks how far the queue has come, and at its turn opens the account with the password it was given.
 
-import { clearErrors, focusErrorSummary, showErrorSummary } from "./error_summary.js";
+import { clearErrors, focusErrorSummary, setTitle, showErrorSummary } from "./error_summary.js";
 import { look, post, retryAfter, showPage } from "./form_post.js";
 import { offerReveal } from "./password_reveal.js";
 import { inWords, showEstimate, showFigures, showProgress } from "./queue_figures.js";
@@ -276,8 +276,7 @@ function showExpired() {
 
 function entitle(words, heading = words) {
   room.querySelector("[data-heading]").textContent = heading;
-  const isWrong = Boolean(room.querySelector("[data-error-summary]"));
-  document.title = `${isWrong ? "Error: " : ""}${words} · Cape Control`;
+  setTitle(`${words} · Cape Control`);
 }
 
 function say(text) {

@@ -124,6 +124,20 @@ def test_every_page_fits_a_phone(chromium: Browser, live_server: LiveServer, wid
         context.close()
 
 
+def test_the_title_says_while_there_is_a_mistake(context: BrowserContext, live_server: LiveServer) -> None:
+    page = context.new_page()
+    page.goto(f"{live_server.url}/register")
+    title = page.title()
+    for _ in range(2):
+        page.get_by_role("button", name="Open my account").click()
+        expect(page.get_by_role("alert").first).to_be_focused()
+        assert page.title() == f"Error: {title}"
+    walk.fill_in(page, "title@example.com", "Sipho Zulu")
+    page.route("**/register", lambda _route: None)  # no answer comes
+    page.get_by_role("button", name="Open my account").click()
+    expect(page).to_have_title(title)
+
+
 def test_the_address_is_checked_while_it_is_typed(context: BrowserContext, live_server: LiveServer) -> None:
     new_person(context, live_server, "taken@example.com")
     context.clear_cookies()
