@@ -265,5 +265,6 @@ closeMenusOutside();
 putNotesAway();
 focusErrorSummary();
 if (form) prepareComposer();
-if (!location.hash || location.hash === "#latest") goToTheEnd();
+// A title that was refused is what the page is about, and has the focus.
+if (!talk.querySelector("[autofocus]") && ["", "#latest"].includes(location.hash)) goToTheEnd();
 follow();

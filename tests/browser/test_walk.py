@@ -36,6 +36,15 @@ def check_width(page: Page) -> None:
     assert wide <= 0, f"{page.url} is {wide} px too wide"
 
 
+def refuse_a_title(page: Page) -> None:
+    """Give a conversation no title, and expect to be at the field that was refused."""
+    page.locator("summary").filter(has_text="Rename").click()
+    page.get_by_label("Title").fill("")
+    page.get_by_role("button", name="Rename").click()
+    expect(page.get_by_label("Title")).to_have_attribute("aria-invalid", "true")
+    expect(page.get_by_label("Title")).to_be_focused()
+
+
 def new_person(context: BrowserContext, server: LiveServer, email: str) -> Page:
     """Return a page of somebody who has just registered."""
     page = context.new_page()
@@ -101,6 +110,7 @@ def test_the_whole_walk_without_javascript(chromium: Browser, live_server: LiveS
             page.reload()
         expect(answer).to_contain_text("No AI model is connected")
         check_width(page)
+        refuse_a_title(page)
         page.goto(f"{live_server.url}/account/activity")
         expect(page.get_by_text("user_registration", exact=True).first).to_be_visible()
     finally:
@@ -120,6 +130,8 @@ def test_every_page_fits_a_phone(chromium: Browser, live_server: LiveServer, wid
             page.goto(path if path.startswith("http") else f"{live_server.url}{path}")
             check_width(page)
             check_access(page)
+        page.goto(conversation)
+        refuse_a_title(page)
     finally:
         context.close()
 
