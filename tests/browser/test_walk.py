@@ -45,11 +45,11 @@ def refuse_a_title(page: Page) -> None:
     expect(page.get_by_label("Title")).to_be_focused()
 
 
-def new_person(context: BrowserContext, server: LiveServer, email: str) -> Page:
+def new_person(context: BrowserContext, server: LiveServer, email: str, name: str = "Sipho Zulu") -> Page:
     """Return a page of somebody who has just registered."""
     page = context.new_page()
     page.goto(f"{server.url}/register")
-    page.get_by_label("Your name").fill("Sipho Zulu")
+    page.get_by_label("Your name").fill(name)
     page.get_by_label("E-mail address").fill(email)
     page.get_by_label("Password", exact=True).fill(PASSWORD)
     page.get_by_role("checkbox").check()
@@ -121,7 +121,9 @@ def test_the_whole_walk_without_javascript(chromium: Browser, live_server: LiveS
 def test_every_page_fits_a_phone(chromium: Browser, live_server: LiveServer, width: int) -> None:
     context = chromium.new_context(viewport={"width": width, "height": 844}, color_scheme="dark")
     try:
-        page = new_person(context, live_server, f"phone{width}@example.com")
+        page = new_person(context, live_server, f"phone{width}@example.com", name="W" * 200)
+        expect(page.get_by_text("Welcome, WWW")).to_be_visible()
+        check_width(page)
         page.get_by_label("What would you like to know?").fill("word " * 40 + "x" * 300)
         page.get_by_role("button", name=re.compile("^Start")).click()
         expect(page).to_have_url(re.compile(r"/conversations/[0-9a-f-]{36}"))
