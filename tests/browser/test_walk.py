@@ -36,6 +36,20 @@ def check_width(page: Page) -> None:
     assert wide <= 0, f"{page.url} is {wide} px too wide"
 
 
+def check_focus_in_sight(page: Page) -> None:
+    """Fail when something that has the focus is behind the bar of a phone."""
+    for _ in range(25):
+        page.keyboard.press("Tab")
+        below = page.evaluate(
+            """() => {
+                const bar = document.querySelector(".rail__places");
+                const focused = document.activeElement.closest("main *");
+                return focused ? focused.getBoundingClientRect().bottom - bar.getBoundingClientRect().top : 0;
+            }"""
+        )
+        assert below <= 0, f"{page.evaluate('document.activeElement.textContent')} is {below} px behind the bar"
+
+
 def refuse_a_title(page: Page) -> None:
     """Give a conversation no title, and expect to be at the field that was refused."""
     page.locator("summary").filter(has_text="Rename").click()
@@ -132,6 +146,8 @@ def test_every_page_fits_a_phone(chromium: Browser, live_server: LiveServer, wid
             page.goto(path if path.startswith("http") else f"{live_server.url}{path}")
             check_width(page)
             check_access(page)
+        page.goto(f"{live_server.url}/help")
+        check_focus_in_sight(page)
         page.goto(conversation)
         refuse_a_title(page)
     finally:
