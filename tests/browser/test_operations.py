@@ -36,8 +36,9 @@ def trouble(server: LiveServer) -> None:
     dispose(app)
 
 
-def check_bar(page: Page) -> None:
-    """Fail when a place of the phones' bottom bar is cut off or runs into the next."""
+def check_bar(page: Page, text: str = "100%") -> None:
+    """Fail when a place of the phones' bottom bar is cut off or runs into the next, with text of this size."""
+    page.evaluate("size => document.documentElement.style.fontSize = size", text)
     boxes = page.locator(".rail__places li").evaluate_all(
         """items => items.map(item => {
             const words = [...item.querySelectorAll("span")].find(span => span.offsetWidth > 0);
@@ -52,6 +53,7 @@ def check_bar(page: Page) -> None:
         assert right <= wide + 0.5, (boxes, wide)
         assert words_left >= left - 0.5
         assert words_right <= right + 0.5, "a name of the bar runs into the next"
+    page.evaluate("document.documentElement.style.fontSize = ''")
 
 
 def test_the_page_fits_and_can_be_read_well_and_in_trouble(chromium: Browser, live_server: LiveServer) -> None:
@@ -75,6 +77,7 @@ def test_the_page_fits_and_can_be_read_well_and_in_trouble(chromium: Browser, li
                     check_width(page)
                     if width < 500:
                         check_bar(page)
+                        check_bar(page, text="200%")
                     assert AXE.run(page, options=RULES).response["violations"] == []
         page.set_viewport_size({"width": 390, "height": 844})
         page.goto(f"{live_server.url}{PLACE}")

@@ -36,6 +36,18 @@ def check_width(page: Page) -> None:
     assert wide <= 0, f"{page.url} is {wide} px too wide"
 
 
+def check_large_text(page: Page) -> None:
+    """Fail when text of twice the size needs scrolling sideways, or has its names cut off."""
+    page.evaluate("document.documentElement.style.fontSize = '200%'")
+    check_width(page)
+    names = page.locator(".rail__places li, .brand__name").evaluate_all(
+        "names => names.map(name => [name.scrollWidth - name.clientWidth, name.getBoundingClientRect().right])"
+    )
+    wide = page.evaluate("document.documentElement.clientWidth")
+    assert all(cut <= 0 and right <= wide + 0.5 for cut, right in names), (page.url, names)
+    page.evaluate("document.documentElement.style.fontSize = ''")
+
+
 def check_focus_in_sight(page: Page) -> None:
     """Fail when something that has the focus is behind the bar of a phone."""
     for _ in range(25):
@@ -146,10 +158,16 @@ def test_every_page_fits_a_phone(chromium: Browser, live_server: LiveServer, wid
             page.goto(path if path.startswith("http") else f"{live_server.url}{path}")
             check_width(page)
             check_access(page)
+            if width == 390:
+                check_large_text(page)
         page.goto(f"{live_server.url}/help")
         check_focus_in_sight(page)
         page.goto(conversation)
         refuse_a_title(page)
+        context.clear_cookies()
+        for path in ("/", "/register", "/login") if width == 390 else ():
+            page.goto(f"{live_server.url}{path}")
+            check_large_text(page)
     finally:
         context.close()
 
