@@ -62,6 +62,23 @@ def check_focus_in_sight(page: Page) -> None:
         assert below <= 0, f"{page.evaluate('document.activeElement.textContent')} is {below} px behind the bar"
 
 
+def check_words_in_a_low_window(page: Page) -> None:
+    """Fail unless a long message can be read at 1280 by 1024 and 400 %, which is 320 by 256."""
+    size = page.viewport_size
+    page.set_viewport_size({"width": 320, "height": 256})
+    shares = page.evaluate(
+        """() => {
+            const message = document.querySelector("article .message__body").getBoundingClientRect();
+            window.scrollTo(0, message.top + window.scrollY);
+            const rows = [...Array(20).keys()].map(row => row * innerHeight / 20 + 5);
+            const words = rows.filter(row => document.elementFromPoint(250, row)?.closest("article"));
+            return [message.height / innerHeight, words.length / rows.length];
+        }"""
+    )
+    assert min(shares) >= 0.9, "what stands still covers the words"
+    page.set_viewport_size(size)
+
+
 def refuse_a_title(page: Page) -> None:
     """Give a conversation no title, and expect to be at the field that was refused."""
     page.locator("summary").filter(has_text="Rename").click()
@@ -163,6 +180,7 @@ def test_every_page_fits_a_phone(chromium: Browser, live_server: LiveServer, wid
         page.goto(f"{live_server.url}/help")
         check_focus_in_sight(page)
         page.goto(conversation)
+        check_words_in_a_low_window(page)
         refuse_a_title(page)
         context.clear_cookies()
         for path in ("/", "/register", "/login") if width == 390 else ():
