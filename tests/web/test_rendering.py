@@ -5,7 +5,10 @@ from urllib.parse import urlsplit
 
 import pytest
 from bs4 import BeautifulSoup
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from capecontrol.web import rendering
 from capecontrol.web.rendering import render
 
 TAGS = {"p", "br", "hr", "strong", "em", "s", "code", "pre", "blockquote", "ul", "ol", "li", "a", "span", "div"}
@@ -126,9 +129,7 @@ def test_there_are_enough_hostile_samples() -> None:
 
 @pytest.mark.parametrize("markdown", HOSTILE)
 def test_drawing_twice_gives_the_same(markdown: str) -> None:
-    first = render(markdown)
-    render.cache_clear()
-    assert render(markdown) == first
+    assert rendering._draw(markdown) == render(markdown) == render(markdown)
 
 
 def test_markup_is_shown_as_the_text_it_is() -> None:
@@ -181,3 +182,112 @@ def test_much_code_is_shown_without_colours() -> None:
 def test_the_longest_message_of_dense_markup_is_drawn_in_time(unit: str) -> None:
     """By pytest's own timeout: before the limit on colours one of these took minutes."""
     assert render((unit * 32_000)[:32_000])
+
+
+# How much
+
+
+WIDE_TABLE = "|a" * 181 + "\n" + "|-" * 181 + "\n" + "|\n" * 362 + "\nx\n\n"
+PIECES = ["[", "]", "](b)", "![", "*", "**", "_", "~~", "`", "> ", "- ", "1. ", "<", "&", "|", "|-|-|\n", "|a|b|\n"]
+PIECES += ["|\n", "|" * 70, "|-" * 70, "\n", "\n\n", "```python\n", "```\n", "\\", " ", "    ", "#", "---\n", '"', "é"]
+PIECES += ["[a]", "[a]: <" + "x" * 300 + ">\n", "http://a.example/", "0)\n"]
+
+PLACES = ["{} ", "{}\n", "{}\n\n", "> {} ", "- {}\n", "  - {}\n", "1. {}\n", "# {}\n", "    {}\n", "| {} ", "|{}|\n"]
+PLACES += ["|{}|{}|\n|-|-|\n", "|{}|{}|{}|\n", "*{}* ", "**{} ", "~~{}~~ ", "`{}` ", "[{} ", "{}] ", "![{} ", "<{}> "]
+PLACES += ["```\n{}\n", "~~~\n", "> " * 11, "- " * 7, "---\n"]
+
+
+def shown(markdown: str) -> str:
+    """Return the text that a reader of the drawn markdown sees."""
+    return BeautifulSoup(render(markdown), "html.parser").get_text()
+
+
+def most_for(markdown: str) -> int:
+    return 20 * len(markdown) + 10_000
+
+
+def test_wide_tables_with_short_rows_do_not_grow_without_end() -> None:
+    """The parser fills each short row up: such a message was 16 MB of cells, a minute and 880 MB of memory."""
+    message = (WIDE_TABLE * 22)[:32_000]
+    html = render(message)
+    assert len(html) < most_for(message)
+    assert html.count("<td>") <= 5_000
+    assert shown(message).count("a") == message.count("a")
+
+
+def test_from_the_first_table_too_many_on_they_stay_as_written() -> None:
+    small = "| a | b |\n|---|---|\n| 1 | 2 |\n\n"
+    html = render(small + WIDE_TABLE + small)
+    assert html.count("<table>") == 1
+    assert html.index("<table>") < html.index("|a|a|a")
+    assert "| 1 | 2 |" in html
+
+
+def test_a_large_table_that_somebody_filled_in_is_a_table() -> None:
+    html = render("| a | b | c |\n|---|---|---|\n" + "| one | two | three |\n" * 1_000)
+    assert html.count("<td>") == 3_000
+
+
+def test_what_a_row_has_beyond_its_tables_width_is_shown_in_the_last_cell() -> None:
+    html = render("| a | b |\n|---|---|\n| 1 | 2 | 3 | `4` |\n| 5 |\n6 | 7 |  | 8\\|")
+    cells = [cell.get_text() for cell in BeautifulSoup(html, "html.parser").find_all("td")]
+    assert cells == ["1", "2 | 3 | 4", "5", "", "6", "7 |  | 8|"]
+
+
+@pytest.mark.parametrize(
+    "markdown",
+    [
+        "[" * 32_000,
+        "![[" * 10_600,
+        "- a\n" * 8_000,
+        "> " * 30 + "deep down",
+        "- " * 30 + "deep down\n\nand on",
+        "[a]: <http://a.example/" + "x" * 16_000 + ">\n\n" + "[a] " * 3_900,
+    ],
+    ids=["brackets", "images", "items", "quotations", "lists", "one address in many links"],
+)
+def test_what_is_too_much_is_shown_as_it_was_written(markdown: str) -> None:
+    assert BeautifulSoup(render(markdown), "html.parser").code.get_text() == markdown  # type: ignore[union-attr]
+
+
+def test_what_is_shown_as_it_was_written_runs_as_little() -> None:
+    html = render("<script>alert(1)</script>" + "[" * 32_000)
+    assert "<script" not in html
+    assert html.startswith("<pre><code>&lt;script&gt;")
+
+
+@settings(max_examples=150, deadline=None, derandomize=True, database=None)
+@given(st.lists(st.sampled_from(PIECES), min_size=1, max_size=25), st.integers(1, 60))
+def test_whatever_is_written_is_drawn_within_a_multiple_of_its_length(pieces: list[str], times: int) -> None:
+    markdown = ("".join(pieces) * times)[:32_000]
+    assert len(render(markdown)) <= most_for(markdown)
+
+
+@settings(max_examples=150, deadline=None, derandomize=True, database=None)
+@given(st.lists(st.sampled_from(PLACES), min_size=1, max_size=25))
+def test_every_word_that_is_written_can_be_read(pieces: list[str]) -> None:
+    template = "".join(pieces)
+    words = [f"word{number}x" for number in range(template.count("{}"))]
+    markdown = template.format(*words)
+    text = shown(markdown)
+    assert [word for word in words if word not in text] == []
+
+
+def test_only_so_many_bytes_of_what_was_drawn_are_kept() -> None:
+    drawn = rendering._Drawn(10_000)
+    for number in range(100):
+        drawn.keep(f"{number}", "x" * (number * 20))
+        assert drawn.bytes <= 10_000
+    drawn.keep("99", "x")
+    assert drawn.get("99") == "x" * 1_980
+    assert drawn.get("0") is None
+    drawn.keep("more than all", "x" * 20_000)
+    assert (drawn.bytes, drawn.get("99")) == (0, None)
+
+
+def test_what_is_drawn_again_and_again_is_kept() -> None:
+    drawn = rendering._Drawn(10_000)
+    drawn.keep("often", "x")
+    for number in range(100):
+        drawn.keep(f"{number}", "x" * 500)
+        assert drawn.get("often") == "x"
