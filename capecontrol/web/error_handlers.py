@@ -3,9 +3,11 @@
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any, TypeVar
+from urllib.parse import unquote, urlsplit
 
 import structlog
 from flask import Flask, Response, current_app, g, jsonify, redirect, render_template, request, url_for
+from flask_login import current_user
 from flask_wtf.csrf import CSRFError
 from gunicorn.http.errors import ParseException
 from sqlalchemy.exc import SQLAlchemyError
@@ -80,9 +82,12 @@ def init_app(app: Flask) -> None:
 
     @app.errorhandler(CSRFError)
     def form_without_token(_: CSRFError) -> AnyResponse:
+        if _lacks_somebody():
+            return refused(errors.SignInRequired())
         return _answer(
             400,
-            detail="This form was open for too long or was not ours. Please reload the page and send it again.",
+            detail="This form was open for too long or was not ours. Go back, load that page anew and send it again.",
+            form_page=_page_of_the_form(),
         )
 
     @app.errorhandler(HTTPException)
@@ -118,13 +123,14 @@ def _answer(
     field_errors: dict[str, list[str]] | None = None,
     retry_after: int | None = None,
     headers: dict[str, str] | None = None,
+    form_page: str | None = None,
 ) -> Response:
     title, explanation = _WORDS.get(status, (HTTPStatus(status).phrase, "Please try again."))
     if _wants_json():
         detail = detail or f"{title}. {explanation}"
         response = jsonify({"detail": detail, "errors": field_errors or {}, **_more(status, detail)})
     else:
-        response = Response(_page(status, title, detail or explanation), mimetype="text/html")
+        response = Response(_page(status, title, detail or explanation, form_page), mimetype="text/html")
     response.status_code = status
     response.headers.update(headers or {})
     if status == 401:
@@ -141,9 +147,9 @@ def _more(status: int, detail: str) -> dict[str, Any]:
     return wording(status, detail) if wording else {}
 
 
-def _page(status: int, title: str, explanation: str) -> str:
+def _page(status: int, title: str, explanation: str, form_page: str | None) -> str:
     context: dict[str, Any] = {"status": status, "title": title, "explanation": explanation}
-    context["request_id"] = g.get("request_id")
+    context |= {"form_page": form_page, "request_id": g.get("request_id")}
     if status >= 500:
         _draw_as_nobody()
     try:
@@ -172,5 +178,30 @@ def _wants_json() -> bool:
     return request.path.startswith("/api/") or request.path == "/api"
 
 
+def _lacks_somebody() -> bool:
+    """Say whether nobody is signed in though the view asks for somebody; where the database is silent, it is not so."""
+    view = current_app.view_functions.get(request.endpoint or "")
+    try:
+        return getattr(view, "access", "public") != "public" and not current_user.is_authenticated
+    except SQLAlchemyError:
+        _draw_as_nobody()
+        return False
+
+
 def _here() -> str | None:
-    return request.full_path.rstrip("?") if request.method == "GET" else None
+    """Return where the person is: on the page that was asked for, or on the one that holds the form."""
+    return request.full_path.rstrip("?") if request.method == "GET" else _page_of_the_form()
+
+
+def _page_of_the_form() -> str | None:
+    """Return the page of ours that the request came from, as far as the browser says; None for what no page is at."""
+    try:
+        came_from = urlsplit(request.referrer or "")
+        is_ours = (came_from.scheme, came_from.netloc) == (request.scheme, request.host)
+    except ValueError:
+        return None
+    ours = current_app.create_url_adapter(request)
+    # What another method drew, such as a form with its mistakes, is not to be had again under its address.
+    if not is_ours or ours is None or not ours.test(unquote(came_from.path), "GET"):
+        return None
+    return came_from._replace(scheme="", netloc="", fragment="").geturl()

@@ -6,10 +6,12 @@ from datetime import timedelta
 
 import psycopg2
 import pytest
+from bs4 import BeautifulSoup
 from flask import Flask
 from itsdangerous import TimestampSigner
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
+from werkzeug.test import TestResponse
 
 from capecontrol import clock
 from capecontrol.audit.devices import browser_name
@@ -21,7 +23,7 @@ from capecontrol.config import libpq_url
 from capecontrol.errors import RateLimited
 from tests.live_server import SECRET_KEY
 from tests.people import PASSWORD, Person
-from tests.visitor import Visitor
+from tests.visitor import Visitor, filled_in
 
 FILLED = {
     "full_name": "Lerato Dube",
@@ -163,8 +165,69 @@ def test_a_forged_mark_is_answered_in_words(patient: Visitor, mark: str) -> None
 def test_a_form_without_its_token_is_refused(app: Flask, db_session: Session) -> None:
     answer = app.test_client().post("/register", data=FILLED)
     assert answer.status_code == 400
-    assert "reload the page" in answer.get_data(as_text=True)
+    assert "load that page anew" in answer.get_data(as_text=True)
     assert db_session.scalar(select(func.count()).select_from(User)) == 0
+
+
+def post_as_from(visitor: Visitor, page: str, action: str) -> TestResponse:
+    """Send what a browser sends of a form whose token belongs to a session that is over."""
+    return visitor.client.post(action, data={"csrf_token": "outdated"}, headers={"Referer": page})
+
+
+def test_a_form_sent_after_signing_out_elsewhere_leads_to_signing_in_and_back(sign_in, person: Person) -> None:
+    visitor = sign_in(person)
+    visitor.visit("/conversations")
+    visitor.send("/logout")
+    answer = post_as_from(visitor, "http://localhost/conversations?shelf=archived", "/conversations")
+    assert answer.status_code == 303
+    assert answer.headers["Location"] == "/login?next=/conversations?shelf%3Darchived"
+    page = visitor.visit(answer.headers["Location"])
+    assert page.find("input", attrs={"name": "next"})["value"] == "/conversations?shelf=archived"
+
+
+def test_a_session_that_was_ended_elsewhere_leads_back_to_the_form_too(
+    sign_in, person: Person, db_session: Session
+) -> None:
+    visitor = sign_in(person)
+    token = filled_in(visitor.visit("/conversations").form("/conversations"))["csrf_token"]
+    db_session.execute(update(UserSession).values(ended_at=clock.now()))
+    headers = {"Referer": "http://localhost/conversations"}
+    answer = visitor.client.post("/conversations", data={"csrf_token": token}, headers=headers)
+    assert answer.headers["Location"] == "/login?next=/conversations"
+
+
+def test_a_form_of_an_earlier_session_says_what_can_be_done_and_leads_to_its_page(sign_in, person: Person) -> None:
+    answer = post_as_from(sign_in(person), "http://localhost/conversations?shelf=archived#main", "/conversations")
+    page = BeautifulSoup(answer.text, "html.parser")
+    assert answer.status_code == 400
+    assert "Go back, load that page anew and send it again." in page.find("p", class_="lead").get_text()
+    link = page.select_one(".actions a")
+    assert (link.get_text(), link["href"]) == ("Load that page anew", "/conversations?shelf=archived")
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        "",
+        "https://evil.test/conversations",
+        "https://localhost/conversations",
+        "http://localhost:81/conversations",
+        "http://localhost@evil.test/conversations",
+        "http://localhost//evil.test",
+        "http://localhost/conversations/1/rename",
+        "http://localhost/nothing",
+        "http://[",
+        "javascript:alert(1)",
+    ],
+)
+def test_a_form_of_an_earlier_session_leads_to_no_other_page(sign_in, person: Person, page: str) -> None:
+    visitor = sign_in(person)
+    answer = post_as_from(visitor, page, "/conversations")
+    assert answer.status_code == 400
+    assert "Load that page anew" not in answer.text
+    visitor.visit("/conversations")
+    visitor.send("/logout")
+    assert post_as_from(visitor, page, "/conversations").headers["Location"] == "/login"
 
 
 def test_signing_in_gives_the_browser_a_new_session(app: Flask, person: Person, db_session: Session) -> None:
