@@ -23,11 +23,19 @@ def _strip(value: str | None) -> str:
 class RegisterForm(FlaskForm):
     """Opening an account. `fax_number` is the trap; `idempotency_key` makes a double click one registration.
 
-    `data-missing` is what a field says that was left out: to the page's script, and here.
+    `data-missing` is what a field says that was left out: to the page's script, and here. `data-malformed` is what the
+    script says of what is plainly no address.
     """
 
     full_name = StringField("Your name", filters=[_strip], render_kw={"data-missing": "Tell us your name."})
-    email = StringField("E-mail address", filters=[_strip], render_kw={"data-missing": "Give an e-mail address."})
+    email = StringField(
+        "E-mail address",
+        filters=[_strip],
+        render_kw={
+            "data-missing": "Give an e-mail address.",
+            "data-malformed": "This does not look like an e-mail address.",
+        },
+    )
     password = PasswordField("Password", render_kw={"data-missing": problems("")[0], "minlength": str(SHORTEST)})
     user_role = RadioField(
         "What brings you here",
@@ -61,9 +69,10 @@ class RegisterForm(FlaskForm):
             raise ValidationError(str(error)) from None
 
     def validate_password(self, field: Field) -> None:
-        """Require something; the rule itself is the service's."""
-        if not field.data:
-            raise ValidationError(_missing(field))
+        """Tell what the service would refuse, beside the mistakes of the other fields."""
+        email, name = self.email.data or "", self.full_name.data or ""
+        if wrong := problems(field.data or "", email=email, name=name):
+            raise ValidationError(wrong[0])
 
     def validate_user_role(self, field: Field) -> None:
         """Allow the two roles a person may choose."""

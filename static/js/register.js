@@ -127,7 +127,7 @@ function prepareStrength() {
   });
 }
 
-/* Before posting: what is plainly missing is said at once, since a page that comes back has lost the password. */
+/* Before posting: what is plainly missing or wrong is said at once, since a page that comes back has lost the password. */
 
 function isMissing(field) {
   if (field.type === "checkbox") return !field.checked;
@@ -135,10 +135,16 @@ function isMissing(field) {
   return !field.value.trim();
 }
 
+// The browser's own check is no help: it refuses addresses such as zoë@example.com, which the server takes.
+function isMalformed(field) {
+  return field === email && !/\S@\S/.test(field.value);
+}
+
 function mistakes() {
   const found = [];
   for (const field of form.querySelectorAll("[data-missing]")) {
     if (isMissing(field)) found.push({ field, text: field.dataset.missing });
+    else if (isMalformed(field)) found.push({ field, text: field.dataset.malformed });
   }
   return found;
 }

@@ -57,7 +57,7 @@ def test_what_is_missing_is_said_in_the_same_words_by_the_page_and_by_the_server
     page = register(patient, status=422, full_name="", email="", password="", terms=None)
     for name in fields:
         assert page.find(id=f"{name}-error").get_text().split("Error:")[1].strip() == said[name]
-    # And the password that is there but too short, which the service refuses.
+    # And the password that is there but too short.
     page = register(patient, status=422, password="short")
     assert said["password"] in page.find(id="password-error").get_text()
     assert page.find(attrs={"name": "password"})["minlength"] == str(passwords.SHORTEST)
@@ -95,6 +95,14 @@ def test_after_a_mistake_everything_but_the_password_is_kept(patient: Visitor, d
     assert page.title.get_text().startswith("Error")
     assert names(db_session) == ["user_registration_failed"]
     assert db_session.scalar(select(func.count()).select_from(User)) == 0
+
+
+@pytest.mark.parametrize("password", ["short", "password1234", "Lerato-Dube-1", "lerato-the-1st", "x" * 257])
+def test_every_mistake_is_told_at_once_the_password_too(patient: Visitor, password: str) -> None:
+    page = register(patient, status=422, email="lerato-the-1st", password=password, terms=None)
+    told = {link["href"]: link.get_text() for link in page.select("[role=alert] a")}
+    assert list(told) == ["#email", "#password", "#terms"]
+    assert told["#password"] == passwords.problems(password, email="lerato-the-1st", name="Lerato Dube")[0]
 
 
 def test_a_name_that_cannot_be_seen_or_turns_what_stands_beside_it_is_refused_in_words(patient: Visitor) -> None:

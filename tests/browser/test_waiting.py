@@ -515,6 +515,22 @@ def test_a_form_left_open_until_its_token_is_outdated_is_sent_all_the_same(
     expect_an_account(page, live_server, "hours@example.com")
 
 
+def test_every_plain_mistake_is_told_before_anything_is_sent(context: BrowserContext, live_server: LiveServer) -> None:
+    page = context.new_page()
+    page.goto(f"{live_server.url}/register")
+    page.get_by_label("Your name").fill("Thandi Nkosi")
+    page.get_by_label("E-mail address").fill("thandi.example.com")
+    page.get_by_label("Password", exact=True).fill("short")
+    page.get_by_role("button", name="Open my account").click()
+    told = page.locator("[data-error-summary] a")
+    expect(told).to_have_count(3)
+    expect(told.nth(0)).to_have_text("This does not look like an e-mail address.")
+    expect(page.get_by_label("Password", exact=True)).to_have_value("short")
+    page.get_by_label("E-mail address").fill("zoë@example.com")
+    page.get_by_role("button", name="Open my account").click()
+    expect(told).to_have_count(2)
+
+
 def test_a_taken_address_comes_back_with_everything_but_the_password(
     context: BrowserContext, chromium: Browser, live_server: LiveServer
 ) -> None:
