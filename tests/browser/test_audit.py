@@ -1,10 +1,13 @@
 """The audit log in Chromium: every page fits and can be used by everybody, and the newest page follows the log."""
 
 import re
+from datetime import timedelta
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
+from capecontrol import clock
+from capecontrol.web import template_filters
 from tests.browser import walk
 from tests.browser.chromium import complaints_of
 from tests.browser.test_walk import check_access, check_width, nothing
@@ -98,6 +101,34 @@ def test_new_events_appear_by_themselves_and_the_page_can_be_held_still(
     page.get_by_role("button", name="Go on").click()
     expect(rows.first).to_contain_text("second@example.com", timeout=20_000)
     expect(rows).to_have_count(before + 2)
+
+
+def test_how_long_ago_something_was_goes_on_while_the_page_is_open(
+    context: BrowserContext, live_server: LiveServer, office: str
+) -> None:
+    page = context.new_page()
+    open_office(page, live_server, office)
+    page.clock.install()
+    page.goto(f"{live_server.url}/audit?q=event:user_login+actor:{office}")
+    newest = page.locator("tr[data-event] time").first
+    expect(newest).to_have_text(re.compile(r"just now|seconds ago"))
+    page.clock.fast_forward(62_000)
+    expect(newest).to_have_text("1 minute ago")
+    page.clock.fast_forward(2 * 3_600_000)
+    expect(newest).to_have_text("2 hours ago")
+
+
+def test_page_and_server_say_in_the_same_words_how_long_ago_something_was(
+    context: BrowserContext, live_server: LiveServer
+) -> None:
+    page = context.new_page()
+    page.goto(f"{live_server.url}/help")
+    sizes = [1, 9, 10, 59, 60, 119, 120, 3_599, 3_600, 7_200, 86_400, 604_800, 2_630_880, 31_570_560, 10**9, 6 * 10**10]
+    ages = [size + further for size in sizes for further in (-0.5, 0.5)]
+    said = page.evaluate(
+        "ages => import('/static/js/relative_times.js').then(({ ago }) => ages.map((age) => ago(age)))", ages
+    )
+    assert said == [template_filters._ago(clock.now() - timedelta(seconds=age)) for age in ages]
 
 
 def test_searching_works_without_javascript(chromium: Browser, live_server: LiveServer, office: str) -> None:
