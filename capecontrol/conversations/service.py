@@ -3,6 +3,8 @@
 Each command is one commit with its audit events. What changes in a conversation afterwards is in changes.py.
 """
 
+import hashlib
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -80,8 +82,8 @@ def start(
 ) -> Started:
     """Start a conversation, with its first message if there is one; the title comes from its first words.
 
-    The same key from the same person gives the same conversation. Raises MessageRefused, TitleRefused,
-    KeyUsedDifferently.
+    The same key from the same person, with the same title and content, gives the same conversation, whatever has
+    happened in it since. Raises MessageRefused, TitleRefused, KeyUsedDifferently.
     """
     with refusals_recorded(events.CONVERSATION_STARTED, actor=actor):
         if title is not None:
@@ -89,7 +91,9 @@ def start(
         if content is not None:
             content = _checked_message(content)
         key = ids.fingerprint(idempotency_key) if idempotency_key else None
-        conversation = _insert(actor, title or (wording.title_from(content) if content else wording.UNTITLED), key)
+        fingerprint = _fingerprint_of(title, content)
+        first_title = title or (wording.title_from(content) if content else wording.UNTITLED)
+        conversation = _insert(actor, first_title, key, fingerprint if key else None)
         if conversation is None:
             return _already_started(actor, title, content, key or "")
         record(events.CONVERSATION_STARTED, actor=actor, subject_id=conversation.id)
@@ -160,12 +164,20 @@ def checked_title(text: str) -> str:
         raise TitleRefused({"title": [str(error)]}) from None
 
 
-def _insert(actor: Actor, title: str, key: str | None) -> Conversation | None:
+def _insert(actor: Actor, title: str, key: str | None, fingerprint: str | None) -> Conversation | None:
     """Insert a conversation, or return None when the key has one, also from somebody a moment earlier."""
     now = clock.now()
     return db.session.scalar(
         insert(Conversation)
-        .values(id=ids.new_id(), user_id=actor.id, title=title, idempotency_key=key, created_at=now, updated_at=now)
+        .values(
+            id=ids.new_id(),
+            user_id=actor.id,
+            title=title,
+            idempotency_key=key,
+            start_fingerprint=fingerprint,
+            created_at=now,
+            updated_at=now,
+        )
         .on_conflict_do_nothing(
             index_elements=[Conversation.user_id, Conversation.idempotency_key],
             index_where=Conversation.idempotency_key.is_not(None),
@@ -179,11 +191,22 @@ def _already_started(actor: Actor, title: str | None, content: str | None, key: 
         select(Conversation).where(Conversation.user_id == actor.id, Conversation.idempotency_key == key)
     ).one()
     posted = _already_posted(conversation, key)
-    is_other_text = (posted.message.content if posted else None) != content
-    if is_other_text or title not in (None, conversation.title):
+    if conversation.start_fingerprint is not None:
+        is_repeat = conversation.start_fingerprint == _fingerprint_of(title, content)
+    else:  # started before fingerprints were kept: what is in the conversation now has to do
+        first_words = posted.message.content if posted else None
+        is_repeat = first_words == content and title in (None, conversation.title)
+    if not is_repeat:
         raise KeyUsedDifferently
     db.session.commit()
-    return Started(conversation, posted.message, posted.reply) if posted else Started(conversation)
+    if posted is None or content is None:  # without content, what stands under the key was posted later
+        return Started(conversation)
+    return Started(conversation, posted.message, posted.reply)
+
+
+def _fingerprint_of(title: str | None, content: str | None) -> str:
+    """Return what must be equal for a repeated start to be one; the title may change, and messages follow."""
+    return hashlib.sha256(json.dumps([title, content]).encode()).hexdigest()
 
 
 def _already_posted(conversation: Conversation, key: str | None) -> Posted | None:

@@ -101,6 +101,63 @@ def test_a_start_key_is_refused_with_another_text(app: Flask, person: Person) ->
             service.start(actor=person.actor, idempotency_key="k", **other)
 
 
+def started_under_key(app: Flask, person: Person, **body: str) -> service.Started:
+    with app.app_context():
+        return service.start(actor=person.actor, idempotency_key="k", **body)
+
+
+def test_a_start_is_repeated_though_the_title_has_changed(app: Flask, person: Person) -> None:
+    body = {"title": "Tiles", "content": "Which ones?"}
+    first = started_under_key(app, person, **body)
+    with app.app_context():
+        changes.rename(first.conversation.id, "Floors", actor=person.actor)
+    again = started_under_key(app, person, **body)
+    assert first.message is not None
+    assert again.message is not None
+    assert (again.conversation.id, again.message.id) == (first.conversation.id, first.message.id)
+    assert again.conversation.title == "Floors"
+    for other in (body | {"title": "Floors"}, {"content": "Which ones?"}, body | {"content": "Which?"}):
+        with pytest.raises(service.KeyUsedDifferently):
+            started_under_key(app, person, **other)
+
+
+def test_an_empty_start_is_repeated_though_its_first_message_came_under_the_same_key(
+    app: Flask, person: Person
+) -> None:
+    for body in ({}, {"title": "Tiles"}):
+        with app.app_context():
+            first = service.start(actor=person.actor, idempotency_key=str(body), **body)
+        post(app, person, first.conversation.id, "Which ones?", idempotency_key=str(body))
+        with app.app_context():
+            again = service.start(actor=person.actor, idempotency_key=str(body), **body)
+        assert again.conversation.id == first.conversation.id
+        assert (again.message, again.reply) == (None, None)
+        with app.app_context(), pytest.raises(service.KeyUsedDifferently):
+            service.start(actor=person.actor, idempotency_key=str(body), content="Which ones?", **body)
+
+
+def test_a_start_from_before_fingerprints_is_compared_with_what_is_there(
+    app: Flask, person: Person, db_session: Session
+) -> None:
+    first = started_under_key(app, person, title="Tiles", content="Which ones?")
+    stored(db_session, first.conversation.id).start_fingerprint = None
+    db_session.commit()
+    for same in ({"title": "Tiles", "content": "Which ones?"}, {"content": "Which ones?"}):
+        assert started_under_key(app, person, **same).conversation.id == first.conversation.id
+    for other in ({"title": "Tiles"}, {"title": "Floors", "content": "Which ones?"}, {"content": "Which?"}):
+        with pytest.raises(service.KeyUsedDifferently):
+            started_under_key(app, person, **other)
+
+
+def test_a_conversation_without_a_key_keeps_no_fingerprint(
+    app: Flask, person: Person, conversation, db_session
+) -> None:
+    assert stored(db_session, conversation.id).start_fingerprint is None
+    kept = stored(db_session, started_under_key(app, person, content="Hello").conversation.id).start_fingerprint
+    assert kept is not None
+    assert "Hello" not in kept
+
+
 def test_two_people_may_choose_the_same_key(app: Flask, person: Person, noise: Person) -> None:
     with app.app_context():
         mine = service.start(actor=person.actor, content="Hello", idempotency_key="k")
