@@ -14,7 +14,7 @@ import nh3
 from markdown_it import MarkdownIt
 from markdown_it.common.utils import mdTrim
 from markdown_it.renderer import RendererHTML
-from markdown_it.rules_block import StateBlock, table
+from markdown_it.rules_block import StateBlock, reference, table
 from markdown_it.rules_block.table import escapedSplit, getLine
 from markdown_it.rules_inline import StateInline
 from markdown_it.token import Token
@@ -178,6 +178,18 @@ def _take_steps(env: MutableMapping[str, Any], steps: int) -> bool:
     return False
 
 
+def _reference(state: StateBlock, start: int, end: int, silent: bool) -> bool:
+    """Read the definition of a link, and leave it to be seen: it may be all that somebody wrote."""
+    if not reference(state, start, end, silent):
+        return False
+    state.push("paragraph_open", "p", 1)
+    token = state.push("inline", "", 0)
+    token.content = state.getLines(start, state.line, state.blkIndent, False).strip()
+    token.map, token.children = [start, state.line], []
+    state.push("paragraph_close", "p", -1)
+    return True
+
+
 def _table(state: StateBlock, start: int, end: int, silent: bool) -> bool:
     """Read a table, unless the text has too many cells with it: then it and those after it stay as written."""
     if not table(state, start, end, True):
@@ -218,14 +230,24 @@ def _keep_surplus(state: StateBlock, tokens: Iterable[Token], columns: int) -> N
 def _code_block(
     _renderer: RendererHTML, tokens: Sequence[Token], index: int, _options: Any, env: MutableMapping[str, Any]
 ) -> str:
-    token = tokens[index]
-    language = token.info.split(maxsplit=1)[0].lower() if token.info.strip() else ""
-    highlighted = env.get("highlighted", 0) + len(token.content)
+    language, content = _language_and_code(tokens[index])
+    highlighted = env.get("highlighted", 0) + len(content)
     if language not in _LANGUAGES or highlighted > _MOST_HIGHLIGHTED:
-        return f"<pre><code>{escape(token.content)}</code></pre>\n"
+        return f"<pre><code>{escape(content)}</code></pre>\n"
     env["highlighted"] = highlighted
-    code = highlight(token.content, get_lexer_by_name(language), HtmlFormatter(nowrap=True))
+    code = highlight(content, get_lexer_by_name(language), HtmlFormatter(nowrap=True))
     return f'<pre><code class="language-{language}">{code}</code></pre>\n'
+
+
+def _language_and_code(token: Token) -> tuple[str, str]:
+    """Return a block's language and its code, with what stands beside the opening fence and names no language."""
+    words = token.info.split(maxsplit=1)
+    language = words[0].lower() if words else ""
+    if language in _LANGUAGES:
+        beside = words[1:]
+    else:
+        beside = [token.info.strip()] if len(words) > 1 or not token.content else []
+    return language, "\n".join([*beside, token.content])
 
 
 def _image_as_link(renderer: RendererHTML, tokens: Sequence[Token], index: int, options: Any, env: Any) -> str:
@@ -238,6 +260,7 @@ def _build() -> MarkdownIt:
     parser = MarkdownIt("commonmark", {"html": False, "breaks": True})
     parser.enable(["table", "strikethrough"])
     parser.block.ruler.at("table", _table, {"alt": ["paragraph", "reference"]})
+    parser.block.ruler.at("reference", _reference)
     parser.block.ruler.before("table", "limits", _limit_blocks)
     parser.inline.ruler.after("text", "limits", _limit_markup)
     parser.add_render_rule("image", _image_as_link)

@@ -194,7 +194,7 @@ PIECES += ["[a]", "[a]: <" + "x" * 300 + ">\n", "http://a.example/", "0)\n"]
 
 PLACES = ["{} ", "{}\n", "{}\n\n", "> {} ", "- {}\n", "  - {}\n", "1. {}\n", "# {}\n", "    {}\n", "| {} ", "|{}|\n"]
 PLACES += ["|{}|{}|\n|-|-|\n", "|{}|{}|{}|\n", "*{}* ", "**{} ", "~~{}~~ ", "`{}` ", "[{} ", "{}] ", "![{} ", "<{}> "]
-PLACES += ["```\n{}\n", "~~~\n", "> " * 11, "- " * 7, "---\n"]
+PLACES += ["```\n{}\n", "~~~\n", "> " * 11, "- " * 7, "---\n", "[{}]: {}\n", "```{} {}\n"]
 
 
 def shown(markdown: str) -> str:
@@ -232,6 +232,21 @@ def test_what_a_row_has_beyond_its_tables_width_is_shown_in_the_last_cell() -> N
     html = render("| a | b |\n|---|---|\n| 1 | 2 | 3 | `4` |\n| 5 |\n6 | 7 |  | 8\\|")
     cells = [cell.get_text() for cell in BeautifulSoup(html, "html.parser").find_all("td")]
     assert cells == ["1", "2 | 3 | 4", "5", "", "6", "7 |  | 8|"]
+
+
+def test_the_definition_of_a_link_is_shown_too() -> None:
+    assert shown("[note]: milk").strip() == "note: milk"
+    html = render("See [the tides][1].\n\n[1]: https://tides.example.com\n[2]: https://b.example.com 'B'\n")
+    assert '<a href="https://tides.example.com"' in html
+    assert ">the tides</a>" in html
+    assert shown("> [note]: milk\n>   'and bread'\n").split() == ["note:", "milk", "'and", "bread'"]
+
+
+def test_what_stands_beside_a_fence_is_shown_unless_it_names_a_language() -> None:
+    assert shown("```buy milk\n```").strip() == "buy milk"
+    assert shown("```milk\n```").strip() == "milk"
+    assert shown("```python print(1)\nprint(2)\n```").strip() == "print(1)\nprint(2)"
+    assert shown("```mermaid\ngraph TD\n```").strip() == "graph TD"
 
 
 @pytest.mark.parametrize(
