@@ -147,20 +147,6 @@ def test_a_reply_to_come_is_told_though_it_stands_before_what_the_caller_has(app
     assert parsed(next(stream))[2]["status"] == "complete"
 
 
-def test_a_long_conversation_is_told_from_the_beginning(app: Flask, follow, person, monkeypatch) -> None:
-    monkeypatch.setattr(events, "_MOST_AT_ONCE", 4)
-    with app.app_context():
-        conversation = service.start(actor=person.actor).conversation
-    ids = []
-    for number in range(5):
-        with app.app_context():
-            posted = service.post_message(conversation.id, str(number), actor=person.actor)
-        make(app, posted.reply.id)
-        ids += [posted.message.id, posted.reply.id]
-    told = [parsed(chunk)[2]["id"] for chunk in chunks(follow(conversation.id)) if "event: message" in chunk]
-    assert told == ids
-
-
 def told_and_last_id(stream: Iterator[str], most: int | None = None) -> tuple[list[tuple[str, str]], str | None]:
     """Read so many messages of a stream and leave; return each one's id and status, and the last id a browser has."""
     told, last_id = [], None
@@ -185,6 +171,13 @@ def long_talk(app: Flask, person: Person) -> tuple[str, list[str]]:
         make(app, posted.reply.id)
         ids += [posted.message.id, posted.reply.id]
     return conversation.id, ids
+
+
+def test_a_long_conversation_is_told_from_the_beginning(follow, long_talk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(events, "_MOST_AT_ONCE", 4)
+    conversation_id, ids = long_talk
+    told, _ = told_and_last_id(chunks(follow(conversation_id)))
+    assert [message_id for message_id, _ in told] == ids
 
 
 def test_a_stream_that_is_cut_goes_on_with_the_message_after_the_last_one_read(follow, long_talk) -> None:
