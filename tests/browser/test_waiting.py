@@ -259,7 +259,7 @@ def test_who_is_told_to_ask_minutes_later_does_and_the_estimate_goes_on(
         place = {"status": "waiting", "place": 4000, "eta_seconds": 400, "detail": ""}
         route.fulfill(json=place, headers={"Retry-After": "200"})
 
-    get_in_line(page, queue, "late@example.com")
+    get_in_line(page, queue, "patient@example.com")
     page.clock.install()
     page.route("**/registration-place", stay)
     page.reload()
