@@ -5,7 +5,7 @@ import threading
 import structlog
 
 from capecontrol import clock
-from capecontrol.audit import events, recorder, replay, spool
+from capecontrol.audit import events, recorder, replay, spilling, spool
 from capecontrol.audit.replay import Replayed
 
 FIRST_PAUSE_SECONDS = 1.0
@@ -31,7 +31,7 @@ class Keeper:
         The last time what is in memory goes to the disk, whatever the database says, and with it what there is to say.
         """
         with self._one_at_a_time:
-            if recorder.installation.id is None:
+            if spilling.installation.id is None:
                 replay.ask_installation(Replayed())
             if is_last or clock.monotonic() >= self._next_try_at:
                 self._replay()
@@ -41,12 +41,12 @@ class Keeper:
                 _save_memory()
 
     def _replay(self) -> None:
-        installation = recorder.installation.id
+        installation = spilling.installation.id
         if installation is None or not (len(spool.memory) or spool.spool.waiting(installation)):
             self._pause = FIRST_PAUSE_SECONDS
             # Another process stored what this one swallowed: they share the folder.
-            if recorder.health.is_degraded and replay.ask_installation(Replayed()) is not None:
-                recorder.health.written()
+            if spilling.health.is_degraded and replay.ask_installation(Replayed()) is not None:
+                spilling.health.written()
             return
         done = replay.replay()
         if done.stored or done.unreadable:
@@ -57,7 +57,7 @@ class Keeper:
 
     def _tell_of_trouble(self, is_last: bool) -> None:
         """Record each time of trouble that is over (R13), or that this process does not see the end of."""
-        episodes = recorder.health.take_over(is_last=is_last)
+        episodes = spilling.health.take_over(is_last=is_last)
         while episodes:
             episode = episodes[0]
             details = {
@@ -67,7 +67,7 @@ class Keeper:
                 "ended_at": (episode.ended_at or clock.now()).isoformat(),
             }
             if not recorder.record_apart(events.AUDIT_DEGRADED, details=details, or_spill=is_last):
-                recorder.health.put_back(episodes)
+                spilling.health.put_back(episodes)
                 return
             episodes = episodes[1:]
 
@@ -87,7 +87,7 @@ def _save_memory() -> None:
     lines = spool.memory.take()
     if lines:
         try:
-            spool.spool.append(lines, recorder.installation.id)
+            spool.spool.append(lines, spilling.installation.id)
         except OSError:
             spool.memory.add(lines)
             log.error("audit_memory_lost", events=len(lines), note="they are on stderr as AUDIT_SPILL lines")  # noqa: TRY400 -- the reason was counted before

@@ -15,7 +15,8 @@ from typing import IO, Any
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from capecontrol.audit import erasure, events, recorder, spilled_lines, spool
+from capecontrol.audit import erasure, events, inserts, recorder, spilled_lines, spilling, spool
+from capecontrol.audit.frozen import as_refused
 from capecontrol.audit.savepoint import LOCK_MS
 from capecontrol.audit.spilled_lines import Line, NoEvent
 from capecontrol.database import reason_of, short_transaction
@@ -123,7 +124,7 @@ def ask_installation(done: Replayed) -> str | None:
     try:
         with short_transaction() as connection:
             connection.exec_driver_sql(_LIMITS)
-            found = recorder.installation.id = connection.execute(_INSTALLATION).scalar()
+            found = spilling.installation.id = connection.execute(_INSTALLATION).scalar()
             connection.exec_driver_sql("LOCK TABLE audit_logs IN ROW EXCLUSIVE MODE")
     except SQLAlchemyError as failure:
         done.trouble = reason_of(failure)
@@ -222,10 +223,10 @@ def _store_together(lines: list[Line], done: Replayed) -> list[Line]:
             there = set(connection.execute(_PEOPLE, {"ids": sorted(people)}).scalars()) if people else set()
             rows = erasure.as_erased(rows, connection)  # behind that lock, which an erasure takes too
             rows = [row | {"user_id": row["user_id"] if row["user_id"] in there else None} for row in rows]
-            counts.stored = connection.exec_driver_sql(*recorder.insert(rows)).rowcount
+            counts.stored = connection.exec_driver_sql(*inserts.insert(rows)).rowcount
     if rows:
         recorder.breaker.close()
-        recorder.health.written()
+        spilling.health.written()
     done.stored += counts.stored
     done.known += len(rows) - counts.stored
     done.not_committed += counts.not_committed
@@ -256,7 +257,7 @@ def _as_it_went(line: Line, outcomes: dict[str, str | None], counts: Replayed) -
     else:
         counts.unknown += 1
         told, error = "unknown", OUTCOME_UNKNOWN
-    frozen = recorder.as_refused(frozen, error=error)
+    frozen = as_refused(frozen, error=error)
     return frozen | {"event_metadata": json.dumps(json.loads(frozen["event_metadata"]) | {"outcome": told})}
 
 

@@ -1,14 +1,14 @@
-"""A line of the spool, or of a log behind `AUDIT_SPILL`: a swallowed event, taken apart and looked at closely."""
+"""A line of the spool, or of a log behind `AUDIT_SPILL`: a swallowed event, as JSON."""
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from capecontrol import ids
-from capecontrol.audit import recorder
+from capecontrol.audit.frozen import storable
 
 _NEEDED = ("event_id", "event_type", "event_category", "event_level", "created_at")
 _FIRST_NORMAL_XID, _LAST_XID = 3, 2**64 - 1
@@ -32,6 +32,13 @@ class Line:
     installation: str | None
 
 
+def write(frozen: Mapping[str, Any], *, reason: str, transaction_id: str | None, installation: str | None) -> str:
+    """Return the line that tells of a swallowed event, why it was swallowed, and where it belongs."""
+    told = {**frozen, "event_metadata": json.loads(frozen["event_metadata"])}
+    told |= {"reason": reason, "xid": transaction_id, "installation": installation}
+    return json.dumps(told, default=_as_text)
+
+
 def in_file(data: bytes) -> Iterator[str]:
     """Yield the lines of a file of the spool, the empty ones left out."""
     for line in data.split(b"\n"):
@@ -47,11 +54,15 @@ def in_log(log_lines: Iterable[str]) -> Iterator[str]:
 
 
 def read(raw: str, *, may_trail: bool = False) -> Line:
-    """Return the event of a line; with `may_trail` something else may follow it. Raises NoEvent."""
+    """Return the event of a line, looked at closely; with `may_trail` something else may follow it. Raises NoEvent."""
     try:
         return _parsed(raw, may_trail=may_trail)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as fault:
         raise NoEvent from fault
+
+
+def _as_text(value: Any) -> str:
+    return value.isoformat() if isinstance(value, datetime) else str(value)
 
 
 def _parsed(raw: str, *, may_trail: bool) -> Line:
@@ -71,7 +82,7 @@ def _parsed(raw: str, *, may_trail: bool) -> Line:
         raise ValueError("no transaction")
     if installation is not None and not isinstance(installation, str):
         raise ValueError("no installation")
-    told = recorder.storable(told) | {"event_metadata": json.dumps(recorder.storable(told["event_metadata"]))}
+    told = storable(told) | {"event_metadata": json.dumps(storable(told["event_metadata"]))}
     if not all(value is None or isinstance(value, str | int) for value in told.values()):
         raise ValueError("no event")
     return Line(raw[:end], {"user_id": None} | told, transaction_id, installation)

@@ -9,7 +9,7 @@ from sqlalchemy import select, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from capecontrol import clock
-from capecontrol.audit import alerts, delivery, recorder
+from capecontrol.audit import alerts, delivery, spilling
 from capecontrol.audit.models import AuditLog
 from capecontrol.auth import waiting_room
 from capecontrol.config import Settings, on_a_dyno
@@ -125,14 +125,14 @@ def _mail() -> Iterator[Figure]:
 
 
 def _record() -> Iterator[Figure]:
-    swallowed = recorder.health.swallowed
+    swallowed = spilling.health.swallowed
     yield Figure(
         "late events",
         swallowed,
         "This web process could not write them at once. None is lost: standard error has them as AUDIT_SPILL."
         if swallowed
         else "This web process wrote every event at once.",
-        needs_you=recorder.health.is_degraded,
+        needs_you=spilling.health.is_degraded,
     )
     hour = select(AuditLog.id).where(AuditLog.created_at > clock.now() - timedelta(hours=1)).limit(_MOST_COUNTED + 1)
     events = len(db.session.scalars(hour).all())

@@ -15,7 +15,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import configure_mappers
 
 from capecontrol import clock, ids
-from capecontrol.audit import recorder, savepoint, spool
+from capecontrol.audit import recorder, savepoint, spilling, spool
 from capecontrol.audit.models import AuditLog
 from capecontrol.config import ROOT, Settings, on_a_dyno
 from capecontrol.database import reason_of, short_transaction
@@ -205,12 +205,12 @@ def _audit(connection: Connection) -> Part:
             f"keep those. {_spooled()}".rstrip(),
             is_failing=True,
         )
-    if recorder.health.is_degraded:
+    if spilling.health.is_degraded:
         return Part(
             "audit",
             "degraded",
-            f"This process could not write its last events ({recorder.health.last_reason}; "
-            f"{recorder.health.swallowed} since it started); they are in the spool, and on stderr as AUDIT_SPILL "
+            f"This process could not write its last events ({spilling.health.last_reason}; "
+            f"{spilling.health.swallowed} since it started); they are in the spool, and on stderr as AUDIT_SPILL "
             f"lines. {_spooled()}".rstrip(),
         )
     if spooled := _spooled():
@@ -224,7 +224,7 @@ def _spooled() -> str:
     Files of other installations are nobody's trouble here; `audit replay` names them.
     """
     told = []
-    if files := spool.spool.backlog(recorder.installation.id):
+    if files := spool.spool.backlog(spilling.installation.id):
         size = sum(file.size for file in files)
         told.append(
             f"{len(files)} spool file{'s' if len(files) > 1 else ''} ({size:,} bytes) wait in {spool.spool.folder} "

@@ -14,7 +14,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 from sqlalchemy.orm import Session
 
 from capecontrol import create_app, each_second
-from capecontrol.audit import recorder
+from capecontrol.audit import spilling
 from capecontrol.config import libpq_url
 from capecontrol.database import LOCK_MS
 from capecontrol.extensions import db
@@ -180,4 +180,4 @@ def test_work_that_is_right_is_committed_whatever_the_table_does(shared_app: Fla
         record_demo()
         db.session.commit()
     assert run(shared_app, "SELECT count(*) FROM users_v2 WHERE email = %(email)s", email=email) == [(1,)]
-    assert recorder.health.is_degraded == (fault != "well")
+    assert spilling.health.is_degraded == (fault != "well")

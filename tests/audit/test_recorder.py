@@ -13,7 +13,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 from sqlalchemy.orm import Session
 
 from capecontrol import clock, ids
-from capecontrol.audit import events, recorder, spool
+from capecontrol.audit import events, inserts, recorder, spilling, spool
 from capecontrol.audit.actor import Actor
 from capecontrol.audit.models import AuditLog
 from capecontrol.auth.models import User
@@ -148,7 +148,7 @@ def test_a_failing_audit_table_costs_the_work_nothing_and_hides_nothing(
     with committed_app.app_context():
         db.session.execute(text(fault))
         db.session.commit()
-        before = recorder.health.swallowed
+        before = spilling.health.swallowed
         db.session.add(new_user())
         record_demo(THANDI)
         db.session.commit()
@@ -162,8 +162,8 @@ def test_a_failing_audit_table_costs_the_work_nothing_and_hides_nothing(
     assert line["event_metadata"] == {"people": 1, "conversations": 2}
     assert int(line["xid"]) > 0, "whoever puts it back asks whether this transaction committed"
     assert line["installation"] == installation
-    assert recorder.health.swallowed == before + 1
-    assert recorder.health.is_degraded
+    assert spilling.health.swallowed == before + 1
+    assert spilling.health.is_degraded
 
 
 @pytest.mark.parametrize(
@@ -487,7 +487,7 @@ def test_an_act_of_thousands_of_events_takes_one_savepoint(app: Flask, statement
     sent = [statement for statement in statements if "audit_logs" in statement and "INSERT" in statement]
     assert sum(statement.count("SAVEPOINT audit;") for statement in sent) == 1
     assert sum(statement.count("RELEASE SAVEPOINT audit") for statement in sent) == 1
-    assert max(statement.count("(%s") for statement in "".join(sent).split("INSERT INTO")) == recorder.ROWS_A_STATEMENT
+    assert max(statement.count("(%s") for statement in "".join(sent).split("INSERT INTO")) == inserts.ROWS_A_STATEMENT
     assert len(sent) == 3
 
 

@@ -17,7 +17,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from capecontrol import clock, each_second, ids
-from capecontrol.audit import events, recorder, replay, spool
+from capecontrol.audit import events, recorder, replay, spilling, spool
 from capecontrol.audit import tasks as audit_tasks
 from capecontrol.audit.keeper import DROPS_TOLD_EVERY_SECONDS, Keeper
 from capecontrol.config import ROOT
@@ -498,14 +498,14 @@ def test_the_first_write_afterwards_records_how_long_and_how_much_it_was(committ
     )
     assert (level, details["swallowed"], details["reasons"]) == ("error", 2, {"55P03": 2})
     assert started.isoformat() < details["began_at"] < details["ended_at"] < clock.now().isoformat()
-    assert not recorder.health.is_degraded
+    assert not spilling.health.is_degraded
 
 
 def test_a_write_of_somebody_else_ends_the_trouble_too(committed_app: Flask) -> None:
     with away(committed_app):
         act(committed_app, 1)
     act(committed_app, 2)
-    assert not recorder.health.is_degraded
+    assert not spilling.health.is_degraded
     with committed_app.app_context():
         Keeper().keep_up()
     assert value(committed_app, "SELECT count(*) FROM audit_logs WHERE event_type = 'audit_degraded'") == 1
@@ -516,7 +516,7 @@ def test_a_replay_of_another_process_ends_the_trouble_too(committed_app: Flask, 
     keeper = Keeper()
     swallow(committed_app, 1)
     with committed_app.app_context():
-        recorder.installation.id = value(committed_app, "SELECT id FROM installation")
+        spilling.installation.id = value(committed_app, "SELECT id FROM installation")
         environment = environment_of_processes(
             committed_app.config["SETTINGS"].database_url, AUDIT_SPOOL_DIR=str(audit_spool)
         )
@@ -524,9 +524,9 @@ def test_a_replay_of_another_process_ends_the_trouble_too(committed_app: Flask, 
         subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, check=True)
         with away(committed_app):
             keeper.keep_up()
-            assert recorder.health.is_degraded
+            assert spilling.health.is_degraded
         keeper.keep_up()
-        assert not recorder.health.is_degraded
+        assert not spilling.health.is_degraded
     assert acts_recorded(committed_app) == [(1, True)]
     assert value(committed_app, "SELECT count(*) FROM audit_logs WHERE event_type = 'audit_degraded'") == 1
 

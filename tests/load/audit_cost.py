@@ -6,7 +6,8 @@ from collections.abc import Callable
 from flask import Flask
 from sqlalchemy import Connection
 
-from capecontrol.audit import events, recorder, savepoint
+from capecontrol.audit import events, inserts, savepoint
+from capecontrol.audit.frozen import freeze
 from capecontrol.extensions import db
 from tests.load.figures import Row, median
 
@@ -18,10 +19,10 @@ def insert_in_a_savepoint(app: Flask, *, rounds: int = ROUNDS) -> Row:
     """Write events both ways in turn, in transactions that have written something else before."""
 
     def with_savepoint(connection: Connection) -> None:
-        assert savepoint.write(connection, recorder._strings([_event()])) is None
+        assert savepoint.write(connection, inserts.in_strings([_event()])) is None
 
     def plainly(connection: Connection) -> None:
-        connection.exec_driver_sql(*recorder.insert([_event()]))
+        connection.exec_driver_sql(*inserts.insert([_event()]))
 
     took: dict[Callable[[Connection], None], list[float]] = {with_savepoint: [], plainly: []}
     with app.app_context():
@@ -65,4 +66,4 @@ def share_of_a_registration(lines: list[dict[str, float]]) -> Row:
 
 def _event() -> dict[str, object]:
     details = {"method": "api", "role": "client", "terms_source": "legacy client"}
-    return recorder._freeze(events.USER_REGISTRATION, None, details, None, None)
+    return freeze(events.USER_REGISTRATION, None, details, None, None)

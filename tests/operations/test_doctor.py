@@ -8,7 +8,7 @@ from click.testing import Result
 from flask import Flask
 
 from capecontrol import create_app
-from capecontrol.audit import recorder
+from capecontrol.audit import spilling
 from capecontrol.config import COMMAND_CONNECTIONS
 from capecontrol.extensions import db
 from tests.conftest import dispose, settings_for
@@ -19,7 +19,7 @@ REPORTED = "INSERT INTO procrastinate_workers DEFAULT VALUES"
 @pytest.fixture(autouse=True)
 def _remembers_no_swallowed_event(monkeypatch: pytest.MonkeyPatch) -> None:
     """Forget what other tests made this process swallow: readiness tells it."""
-    monkeypatch.setattr(recorder, "health", recorder.Health())
+    monkeypatch.setattr(spilling, "health", spilling.Health())
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.orm import Mapped, mapped_column, registry, relationship
 
 from capecontrol import clock, create_app, each_second
-from capecontrol.audit import alerts, events, recorder, replay
+from capecontrol.audit import alerts, events, recorder, replay, spilling
 from capecontrol.extensions import db
 from capecontrol.operations import readiness, tasks
 from capecontrol.operations.readiness import Watch
@@ -37,7 +37,7 @@ MAIL_NOBODY_TOOK = """
 @pytest.fixture(autouse=True)
 def _remembers_no_swallowed_event(monkeypatch: pytest.MonkeyPatch) -> None:
     """Forget what other tests made this process swallow: readiness tells it."""
-    monkeypatch.setattr(recorder, "health", recorder.Health())
+    monkeypatch.setattr(spilling, "health", spilling.Health())
 
 
 @pytest.fixture
@@ -155,7 +155,7 @@ def test_a_locked_audit_table_is_degraded_and_costs_a_tenth_of_a_second(watched:
 
 
 def test_a_process_that_swallowed_its_last_events_says_so(watched: Flask, ask, monkeypatch) -> None:
-    monkeypatch.setattr(recorder, "health", recorder.Health(swallowed=3, is_degraded=True, last_reason="55P03"))
+    monkeypatch.setattr(spilling, "health", spilling.Health(swallowed=3, is_degraded=True, last_reason="55P03"))
     status, body = ask()
     assert (status, body["parts"]["audit"]["state"]) == (200, "degraded")
     assert "55P03" in body["parts"]["audit"]["detail"]

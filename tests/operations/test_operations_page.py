@@ -8,7 +8,7 @@ from sqlalchemy import select, text, update
 from sqlalchemy.orm import Session
 
 from capecontrol import create_app
-from capecontrol.audit import alerts, delivery, recorder
+from capecontrol.audit import alerts, delivery, spilling
 from capecontrol.audit.models import AuditAlert, AuditLog
 from capecontrol.extensions import db
 from capecontrol.mail import letters, outgoing, tasks
@@ -27,7 +27,7 @@ DEVICE = {"name": "Thandi", "device": "Firefox on Linux", "ip_address": "192.0.2
 def _looks_afresh(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
     """Forget what other tests made this process swallow, deliver, and see of their parts."""
     delivery.configure(app.config["SETTINGS"])
-    monkeypatch.setattr(recorder, "health", recorder.Health())
+    monkeypatch.setattr(spilling, "health", spilling.Health())
     app.extensions["readiness"] = Watch()
 
 
