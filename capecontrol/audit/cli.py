@@ -16,6 +16,7 @@ from capecontrol import clock
 from capecontrol.audit import delivery, erasure, evidence, hours, offline, retention, seals, verification
 from capecontrol.audit import export as exporting
 from capecontrol.audit import replay as replaying
+from capecontrol.audit.delivery_state import delivery_states
 from capecontrol.audit.evidence import Unreadable
 from capecontrol.audit.export_formats import FORMATS, Format
 from capecontrol.audit.export_rows import Wanted
@@ -181,7 +182,7 @@ def deliver() -> None:
     for receiver in delivery.receivers():
         while delivery.deliver(receiver, is_patient=False):
             pass
-    states = [state for state in delivery.delivery_states() if state.is_configured]
+    states = [state for state in delivery_states() if state.is_configured]
     for state in states:
         error = f", failing: {state.last_error}" if state.last_error else ""
         click.echo(f"{state.name} ({state.destination}): {state.delivered} delivered, {state.waiting} waiting{error}")

@@ -1,33 +1,29 @@
 """Delivering the record to other systems as it grows: in order, at least once, never in a request.
 
-Each receiver has a row in `audit_deliveries` that says how far it has come. Rows are read in the order of their
-transactions' numbers, and only below the oldest transaction still open: ids are drawn before the commit, so an order
-by id alone would pass over what commits late. An event is sent again when it is not known whether it arrived; it
-carries its id.
+Each receiver has a row in `audit_deliveries` that says how far it has come (delivery_order.py). An event is sent again
+when it is not known whether it arrived; it carries its id.
 
 Who delivers holds a lease on the row and renews it with each batch. An advisory lock would need a connection for as
 long as the receiver takes, and none behind a transaction pooler.
 """
 
 import socket
-from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import structlog
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
-from sqlalchemy import Connection, Select, func, select, text, update
+from sqlalchemy import Connection, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import SQLAlchemyError
 
 from capecontrol import clock, ids
-from capecontrol.audit.models import AuditDelivery, AuditLog
-from capecontrol.audit.receivers import BATCH_SECONDS, DeliveryFailed, Event, HttpReceiver, Receiver, SyslogReceiver
+from capecontrol.audit import delivery_order
+from capecontrol.audit.delivery_order import Batch, Place, next_batch
+from capecontrol.audit.models import AuditDelivery
+from capecontrol.audit.receivers import BATCH_SECONDS, DeliveryFailed, HttpReceiver, Receiver, SyslogReceiver
 from capecontrol.config import Settings
-from capecontrol.database import release_connection, short_transaction
-from capecontrol.extensions import db
+from capecontrol.database import short_transaction
 
 BATCH = 500
 ROUND_SECONDS = 20.0
@@ -39,42 +35,10 @@ time. So nobody delivers what another is still sending."""
 
 FIRST_PAUSE_SECONDS = 15
 LONGEST_PAUSE_SECONDS = 600
-COUNTED = 10_000
-
-STORED_XID = "stored_xid"
-"""The column that holds the number of the transaction that stored a row."""
-
-# Rows stored this long before a look cannot belong to a transaction that is still open: none may last that long.
-_SETTLED = timedelta(hours=1)
-
-_log = AuditLog.__table__
 _deliveries = AuditDelivery.__table__
 _receivers: list[Receiver] = []
 
 log = structlog.get_logger("audit_delivery")
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """How far a receiver has come.
-
-    Up to `inherited_to` rows go by `id` alone: what was there when the receiver was set up, or when the database was
-    restored into another cluster, whose transaction numbers say nothing here. From then on by (`xid`, `id`), leaving
-    out rows up to `floor`, which are among those already sent.
-    """
-
-    xid: int
-    id: int
-    inherited_to: int | None
-    floor: int
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """The next rows, and the place behind them."""
-
-    rows: Sequence[Event]
-    behind: Place
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,30 +51,6 @@ class Lease:
     receiver: str
     token: str
     failures: int
-
-
-@dataclass(frozen=True, slots=True)
-class DeliveryState:
-    """How the delivery to one receiver goes, for whoever runs the product.
-
-    `waiting` counts up to 10,000; `lag_seconds` is how long the oldest event that is not delivered has been stored,
-    0 when none waits. `last_error` is None when the last try succeeded.
-    """
-
-    name: str
-    destination: str
-    is_configured: bool
-    delivered: int
-    waiting: int
-    lag_seconds: float
-    last_event_id: str | None = None
-    last_event_at: datetime | None = None
-    last_delivered_at: datetime | None = None
-    failures: int = 0
-    failed_total: int = 0
-    failed_at: datetime | None = None
-    last_error: str | None = None
-    retry_at: datetime | None = None
 
 
 def configure(settings: Settings) -> None:
@@ -170,45 +110,6 @@ def receivers() -> list[Receiver]:
     return list(_receivers)
 
 
-def delivery_states() -> list[DeliveryState]:
-    """Return how the delivery to each receiver goes, also to those that are no longer in the settings."""
-    configured = {receiver.name: receiver.destination for receiver in _receivers}
-    try:
-        connection = db.session.connection()  # the request's: the separate one is for events of what failed
-        rows = {row["name"]: dict(row) for row in connection.execute(select(_deliveries)).mappings()}
-        return [_state(connection, name, configured.get(name), rows.get(name)) for name in sorted({*configured, *rows})]
-    finally:
-        release_connection()
-
-
-class DeliveryCollector(Collector):
-    """The deliveries as metrics, read from the database: they happen in another process than the one that is asked."""
-
-    def collect(self) -> Iterator[Metric]:
-        """Yield counts and lag by receiver; nothing while the database does not answer."""
-        delivered = CounterMetricFamily(
-            "capecontrol_audit_delivered", "Audit events other systems took.", labels=["receiver"]
-        )
-        failed = CounterMetricFamily(
-            "capecontrol_audit_delivery_failures", "Deliveries of audit events that failed.", labels=["receiver"]
-        )
-        lag = GaugeMetricFamily(
-            "capecontrol_audit_delivery_lag_seconds",
-            "Seconds since the oldest audit event that is not delivered was stored.",
-            labels=["receiver"],
-        )
-        try:
-            states = delivery_states()
-        except SQLAlchemyError as error:
-            log.warning("deliveries_not_read", kind=type(error).__name__)
-            return
-        for state in states:
-            delivered.add_metric([state.name], state.delivered)
-            failed.add_metric([state.name], state.failed_total)
-            lag.add_metric([state.name], state.lag_seconds)
-        yield from (delivered, failed, lag)
-
-
 def _take_lease(receiver: Receiver, *, is_patient: bool) -> Lease | None:
     token = ids.new_id()
     with short_transaction(None) as connection:
@@ -234,64 +135,16 @@ def _next(lease: Lease, size: int) -> tuple[Place, Batch]:
     with short_transaction(None) as connection:
         mine = select(_deliveries).where(_deliveries.c.name == lease.receiver)
         row = dict(connection.execute(mine).mappings().one())
-        # One snapshot: whatever it does not show has this number or a higher one.
-        here = connection.execute(
-            text(
-                "SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint AS horizon, "
-                "(SELECT system_identifier::text FROM pg_control_system()) AS cluster, "
-                "(SELECT coalesce(max(id), 0) FROM audit_logs) AS newest, "
-                "(SELECT coalesce(max(id), 0) FROM audit_logs WHERE recorded_at < now() - :settled) AS settled"
-            ),
-            {"settled": _SETTLED},
-        ).one()
+        here = delivery_order.look(connection)
         if row["cluster"] == here.cluster:
             place = Place(row["position_xid"], row["position_id"], row["inherited_to"], row["floor_id"])
         else:
-            begins_after = _inherited_from(connection, row)
+            begins_after = delivery_order.inherited_from(connection, row)
             place = Place(here.horizon, begins_after, here.newest, here.settled)
             if row["cluster"] is not None:
                 log.warning("delivery_in_another_cluster", receiver=lease.receiver, again_from=begins_after)
             _keep(connection, lease, place, cluster=here.cluster)
-        return place, _batch(connection, place, here.horizon, size)
-
-
-def _inherited_from(connection: Connection, row: Mapping[str, Any]) -> int:
-    """Return the id behind which a receiver may lack rows of the cluster it was delivered from so far.
-
-    There they came by transaction, so what it lacks has a higher id than its last or a transaction at least as high.
-    """
-    if row["cluster"] is None:
-        return 0
-    if row["inherited_to"] is not None:
-        return int(row["position_id"])
-    lowest = connection.execute(
-        text(f"SELECT min(id) FROM audit_logs WHERE {STORED_XID} >= CAST(CAST(:xid AS text) AS xid8)"),  # noqa: S608
-        {"xid": str(row["position_xid"])},
-    ).scalar()
-    return int(min(row["position_id"], lowest - 1 if lowest is not None else row["position_id"]))
-
-
-def _batch(connection: Connection, place: Place, horizon: int, size: int) -> Batch:
-    if place.inherited_to is not None:
-        found = select(_log).where(_log.c.id > place.id, _log.c.id <= place.inherited_to).order_by(_log.c.id)
-        rows = _rows(connection, found.limit(size))
-        if len(rows) == size:
-            return Batch(rows, Place(place.xid, rows[-1]["id"], place.inherited_to, place.floor))
-        return Batch(rows, Place(place.xid, 0, None, place.floor))
-    behind = text(
-        f"({STORED_XID}, id) > (CAST(CAST(:xid AS text) AS xid8), :id) "
-        f"AND {STORED_XID} < CAST(CAST(:horizon AS text) AS xid8) AND id > :floor"
-    ).bindparams(xid=str(place.xid), id=place.id, horizon=str(horizon), floor=place.floor)
-    order = text(f"{STORED_XID}, id")
-    rows = _rows(connection, select(_log).where(behind).order_by(order).limit(size))
-    if len(rows) == size:
-        return Batch(rows, Place(int(rows[-1][STORED_XID]), rows[-1]["id"], None, place.floor))
-    # Everything below the horizon is seen: the next look begins there.
-    return Batch(rows, Place(horizon, 0, None, place.floor) if rows else place)
-
-
-def _rows(connection: Connection, found: Select[Any]) -> list[Event]:
-    return [dict(row) for row in connection.execute(found).mappings()]
+        return place, next_batch(connection, place, here.horizon, size)
 
 
 def _advance(lease: Lease, batch: Batch) -> bool:
@@ -358,51 +211,6 @@ def _give_back(lease: Lease) -> None:
             )
     except SQLAlchemyError as error:  # it runs out by itself
         log.warning("delivery_lease_left", receiver=lease.receiver, kind=type(error).__name__)
-
-
-def _state(connection: Connection, name: str, destination: str | None, row: Mapping[str, Any] | None) -> DeliveryState:
-    waiting, since = _waiting(connection, row)
-    lag = max(0.0, (clock.now() - since).total_seconds()) if since is not None else 0.0
-    if row is None:
-        return DeliveryState(name, destination or "", True, 0, waiting, lag)
-    return DeliveryState(
-        name=name,
-        destination=destination or row["destination"],
-        is_configured=destination is not None,
-        waiting=waiting,
-        lag_seconds=lag,
-        **{
-            field: row[field]
-            for field in (
-                "delivered",
-                "last_event_id",
-                "last_event_at",
-                "last_delivered_at",
-                "failures",
-                "failed_total",
-                "failed_at",
-                "last_error",
-                "retry_at",
-            )
-        },
-    )
-
-
-def _waiting(connection: Connection, row: Mapping[str, Any] | None) -> tuple[int, datetime | None]:
-    """Return how many rows wait, counted so far, and when the first of them was stored."""
-    if row is None or row["cluster"] is None:
-        behind = text("id > 0")
-    elif row["inherited_to"] is not None:
-        behind = text("id > :id").bindparams(id=row["position_id"])
-    else:
-        behind = text(f"({STORED_XID}, id) > (CAST(CAST(:xid AS text) AS xid8), :id) AND id > :floor").bindparams(
-            xid=str(row["position_xid"]), id=row["position_id"], floor=row["floor_id"]
-        )
-    by_id = row is None or row["cluster"] is None or row["inherited_to"] is not None
-    order = text("id" if by_id else f"{STORED_XID}, id")
-    some = select(_log.c.recorded_at).where(behind).order_by(order).limit(COUNTED).subquery()
-    found = connection.execute(select(func.count(), func.min(some.c.recorded_at))).one()
-    return int(found[0]), found[1]
 
 
 def _from_now(seconds: float) -> Any:

@@ -9,7 +9,8 @@ from sqlalchemy import select, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from capecontrol import clock
-from capecontrol.audit import alerts, delivery, spilling
+from capecontrol.audit import alerts, spilling
+from capecontrol.audit.delivery_state import delivery_states
 from capecontrol.audit.models import AuditLog
 from capecontrol.auth import waiting_room
 from capecontrol.config import Settings, on_a_dyno
@@ -146,7 +147,7 @@ def _record() -> Iterator[Figure]:
 
 
 def _deliveries() -> Iterator[Figure]:
-    for state in delivery.delivery_states():
+    for state in delivery_states():
         if not state.is_configured:
             words = f"{state.destination} is no longer in the settings; it had {state.delivered:,} events."
         elif state.last_error:

@@ -8,7 +8,7 @@ from flask import Blueprint, Response, current_app, g, request
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from capecontrol.audit.delivery import DeliveryCollector
+from capecontrol.audit.delivery_state import DeliveryCollector
 from capecontrol.auth.identity import public
 from capecontrol.config import Settings
 from capecontrol.errors import NotFound

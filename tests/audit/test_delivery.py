@@ -23,6 +23,7 @@ from sqlalchemy.pool import NullPool
 
 from capecontrol import create_app
 from capecontrol.audit import delivery, receivers
+from capecontrol.audit.delivery_state import delivery_states
 from capecontrol.audit.models import AuditDelivery, AuditLog
 from capecontrol.audit.receivers import HttpReceiver, SyslogReceiver
 from capecontrol.config import Settings, SettingsError, check, libpq_url
@@ -332,7 +333,7 @@ def test_no_error_tells_the_token_or_what_the_receiver_said(endpoint: HttpEndpoi
     events(stored, 1)
     endpoint.answer = lambda _batch: (500, {"X-Echo": TOKEN})
     delivery.deliver(http)
-    assert TOKEN not in json.dumps([str(each) for each in delivery.delivery_states()])
+    assert TOKEN not in json.dumps([str(each) for each in delivery_states()])
     assert "source=" not in state(stored).destination, "an address may carry a key in its query"
 
 
@@ -591,11 +592,11 @@ def test_states_and_metrics_say_how_it_goes(databases, certificate: Certificate)
         with configured(databases, **settings) as (app, session):
             events(session, 4)
             with app.app_context():
-                fresh = {each.name: each for each in delivery.delivery_states()}
+                fresh = {each.name: each for each in delivery_states()}
                 assert {name: each.waiting for name, each in fresh.items()} == {"http": 4, "syslog": 4}
                 assert all(each.lag_seconds > 0 and each.is_configured for each in fresh.values())
                 assert delivery.deliver_all() == 4
-                states = {each.name: each for each in delivery.delivery_states()}
+                states = {each.name: each for each in delivery_states()}
             assert states["http"].delivered == 4
             assert (states["http"].waiting, states["http"].lag_seconds, states["http"].last_error) == (0, 0.0, None)
             assert states["http"].last_delivered_at is not None
@@ -616,7 +617,7 @@ def test_whoever_looks_leaves_the_connection_for_failures_alone(databases) -> No
         with engine.connect():
             answer = app.test_client().get("/metrics", headers={"Authorization": "Bearer metrics"})
             with app.app_context():
-                assert [each.waiting for each in delivery.delivery_states()] == [4]
+                assert [each.waiting for each in delivery_states()] == [4]
         assert 'capecontrol_audit_delivered_total{receiver="http"} 0.0' in answer.text
 
 
@@ -631,7 +632,7 @@ def test_metrics_come_without_the_database_too() -> None:
 def test_without_receivers_nothing_is_kept(databases) -> None:
     with configured(databases) as (app, _), app.app_context():
         assert delivery.deliver_all() == 0
-        assert delivery.delivery_states() == []
+        assert delivery_states() == []
 
 
 @pytest.mark.parametrize(
