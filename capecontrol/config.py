@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import click
+from flask import current_app
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
@@ -340,6 +341,12 @@ def load_settings() -> Settings:
         raise SettingsError(_in_words(error)) from None
     check(settings)
     return settings
+
+
+def current_settings() -> Settings:
+    """Return the settings of the running application."""
+    found: Settings = current_app.config["SETTINGS"]
+    return found
 
 
 def check(settings: Settings) -> None:

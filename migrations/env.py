@@ -3,10 +3,9 @@
 import time
 
 from alembic import context
-from flask import current_app
 from sqlalchemy import Connection, create_engine, pool, text
 
-from capecontrol.config import Settings
+from capecontrol.config import current_settings
 from capecontrol.extensions import db
 
 LOCK_TIMEOUT = "4s"
@@ -24,12 +23,11 @@ def is_ours(_object: object, name: str | None, kind: str, _reflected: bool, _com
 
 def run() -> None:
     """Migrate in one transaction, so that a refused migration changes nothing."""
-    settings: Settings = current_app.config["SETTINGS"]
     given = context.config.attributes.get("connection")
     if given is not None:
         _migrate(given)
         return
-    engine = create_engine(settings.database_url, poolclass=pool.NullPool)
+    engine = create_engine(current_settings().database_url, poolclass=pool.NullPool)
     with engine.connect() as connection:
         connection.execute(text(f"SET lock_timeout = '{LOCK_TIMEOUT}'"))
         connection.execute(text(f"SET statement_timeout = '{STATEMENT_TIMEOUT}'"))

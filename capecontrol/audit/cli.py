@@ -10,7 +10,7 @@ from typing import IO
 
 import click
 import psycopg
-from flask import Flask, current_app
+from flask import Flask
 
 from capecontrol import clock
 from capecontrol.audit import delivery, erasure, evidence, hours, offline, retention, seals, verification
@@ -24,7 +24,7 @@ from capecontrol.audit.findings import Report
 from capecontrol.audit.replay import Replayed
 from capecontrol.audit.schemas import ExportQuery
 from capecontrol.commands import CommandGroup
-from capecontrol.config import libpq_url
+from capecontrol.config import current_settings, libpq_url
 from capecontrol.errors import DomainError
 from capecontrol.web.json_requests import check_shape
 
@@ -103,7 +103,7 @@ def verify(
     elif rows or chain:
         raise click.UsageError("--file and --seals belong together.")
     else:
-        url = libpq_url(current_app.config["SETTINGS"].database_url)
+        url = libpq_url(current_settings().database_url)
         try:
             report = verification.verify(url, processes=processes, trusted=trusted, anchors=kept)
         except psycopg.Error as error:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from flask import Blueprint, Response, current_app, jsonify, request
+from flask import Blueprint, Response, jsonify, request
 
 from capecontrol.auth import (
     account,
@@ -41,7 +41,7 @@ from capecontrol.auth.schemas import (
     TokenForm,
 )
 from capecontrol.auth.tickets import NotATicket
-from capecontrol.config import Settings
+from capecontrol.config import current_settings
 from capecontrol.errors import Invalid, NotReadable, RateLimited, UnsupportedContent
 from capecontrol.web import rate_limits
 from capecontrol.web.error_handlers import words_errors
@@ -290,7 +290,7 @@ def _check_email(read: Callable[[], str]) -> availability.Availability:
         return availability.check_email(
             read(),
             admit=lambda key: rate_limits.hold_to(rate_limits.CHECK_ONE_EMAIL, who=key),
-            is_neutral=_is_private(),
+            is_neutral=current_settings().is_private,
         )
     except RateLimited:
         availability.count_refused()
@@ -320,7 +320,7 @@ def _register(
         profile=body.profile,
     )
     try:
-        if _is_private():
+        if current_settings().is_private:
             private_registration.register(application, method=method, idempotency_key=key, ticket=ticket)
             return jsonify(applied_shape(detail=private_registration.DETAIL).model_dump()), 202
         done = registration.register(
@@ -381,15 +381,10 @@ def _refusals_recorded(email: str | None, method: str) -> Iterator[None]:
 def _token_for(email: str, password: str, method: str) -> Response:
     rate_limits.hold_to(rate_limits.SIGN_IN_TO_ACCOUNT, who=f"{rate_limits.caller()}|{identity.account_bucket(email)}")
     user, credential = sign_in.sign_in(
-        email, password, actor=None, method=method, mint=credentials.token, is_private=_is_private()
+        email, password, actor=None, method=method, mint=credentials.token, is_private=current_settings().is_private
     )
     answer = SignInAnswer(access_token=credential.secret, token=credential.secret, user=_person(user))
     return jsonify(answer.model_dump())
-
-
-def _is_private() -> bool:
-    settings: Settings = current_app.config["SETTINGS"]
-    return settings.is_private
 
 
 def _person(user: Any) -> PersonAnswer:

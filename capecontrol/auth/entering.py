@@ -10,7 +10,7 @@ from capecontrol.audit.origin import current_origin
 from capecontrol.auth import credentials, identity, private_registration, registration
 from capecontrol.auth.credentials import Browser, Credential
 from capecontrol.auth.identity import SignedIn
-from capecontrol.config import Settings
+from capecontrol.config import current_settings
 
 Answer = str | Response | tuple[str, int] | tuple[str, int, dict[str, str]]
 
@@ -19,7 +19,7 @@ def open_account(
     application: registration.Application, method: str, key: str | None, ticket: str | None = None
 ) -> Response:
     """Open the account and go where its owner goes on. Raises what either kind of registration raises."""
-    if settings().is_private:
+    if current_settings().is_private:
         private_registration.register(application, method=method, idempotency_key=key, ticket=ticket)
         return redirect(url_for("auth.check_mail"), code=303)
     done = registration.register(
@@ -65,9 +65,3 @@ def this_browser() -> Browser:
     """Return what the request says of the browser it comes from."""
     origin = current_origin()
     return Browser(ip_address=origin.ip_address, user_agent=origin.user_agent)
-
-
-def settings() -> Settings:
-    """Return the application's settings."""
-    found: Settings = current_app.config["SETTINGS"]
-    return found

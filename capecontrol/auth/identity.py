@@ -5,7 +5,7 @@ from datetime import timedelta
 from functools import wraps
 from typing import Any, TypeVar
 
-from flask import Flask, Request, Response, current_app, g, request
+from flask import Flask, Request, Response, g, request
 from flask.sessions import SecureCookieSession, SecureCookieSessionInterface, SessionMixin
 from flask_login import UserMixin, current_user
 from sqlalchemy import select, update
@@ -16,7 +16,7 @@ from capecontrol.audit.actor import Actor
 from capecontrol.audit.recorder import record_refusal
 from capecontrol.auth import email_addresses
 from capecontrol.auth.models import ApiToken, User, UserSession
-from capecontrol.config import Settings
+from capecontrol.config import Settings, current_settings
 from capecontrol.errors import Forbidden, SignInRequired
 from capecontrol.extensions import db, login_manager
 
@@ -212,8 +212,7 @@ def _is_cross_site() -> bool:
     origin = request.headers.get("Origin")
     if origin is None:
         return False
-    settings: Settings = current_app.config["SETTINGS"]
-    scheme = "https" if settings.is_https else request.scheme
+    scheme = "https" if current_settings().is_https else request.scheme
     return origin.lower() != f"{scheme}://{request.host}".lower()  # the host is one of ours: hosts.py has seen it
 
 

@@ -19,10 +19,11 @@ from capecontrol.auth import (
     waiting_room,
 )
 from capecontrol.auth import sign_in as signing_in
-from capecontrol.auth.entering import Answer, enter, leave, open_account, settings, this_browser
+from capecontrol.auth.entering import Answer, enter, leave, open_account, this_browser
 from capecontrol.auth.forms import RegisterForm, SignInForm, VerifyForm, add_errors
 from capecontrol.auth.identity import login_required, public
 from capecontrol.auth.waiting_cookie import Kept
+from capecontrol.config import current_settings
 from capecontrol.errors import DomainError, Invalid, RateLimited, RetryLater, SignInRequired
 from capecontrol.web import rate_limits
 from capecontrol.web.error_handlers import status_of
@@ -100,9 +101,9 @@ def _end_older_waiting(answer: Response) -> Response:
 @public
 def check_mail() -> Answer:
     """Say that there is a mail to read: to everybody the same, whatever the mail says."""
-    if not settings().is_private:
+    if not current_settings().is_private:
         return redirect(url_for("auth.register"), code=303)
-    return render_template("auth/check_mail.html", has_server=settings().mail_server is not None)
+    return render_template("auth/check_mail.html", has_server=current_settings().mail_server is not None)
 
 
 @pages.route("/verify-email", methods=["GET", "POST"])
@@ -115,10 +116,14 @@ def verify_email() -> Answer:
             form.token.data = request.args.get("token", "")
             return render_template("auth/verify_email.html", form=form, email=verification.get_address(form.token.data))
         rate_limits.hold_to(rate_limits.VERIFY_EMAIL, who=rate_limits.caller())
-        user = verification.verify(form.token.data or "", administrators=settings().admin_emails)
+        user = verification.verify(form.token.data or "", administrators=current_settings().admin_emails)
     except verification.LinkNotValid as refusal:
         page = render_template(
-            "auth/verify_email.html", form=form, email=None, refused=refusal.detail, is_private=settings().is_private
+            "auth/verify_email.html",
+            form=form,
+            email=None,
+            refused=refusal.detail,
+            is_private=current_settings().is_private,
         )
         return page, status_of(refusal)
     flash(f"{user.email} is confirmed and your account is open. Sign in to go on.", "success")
@@ -153,7 +158,7 @@ def sign_in() -> Answer:
             method="page",
             mint=credentials.session_for(this_browser(), is_remembered=is_remembered),
             is_remembered=is_remembered,
-            is_private=settings().is_private,
+            is_private=current_settings().is_private,
         )
     except (SignInRequired, RetryLater) as refusal:
         return _refused(form, refusal)
@@ -191,7 +196,7 @@ def account() -> str:
         "auth/account.html",
         person=accounts.get_person(actor=actor),
         sessions=sessions,
-        is_private=settings().is_private,
+        is_private=current_settings().is_private,
     )
 
 
@@ -217,7 +222,7 @@ def safe_target(target: str | None) -> str | None:
 def _fresh(form: RegisterForm) -> str:
     form.idempotency_key.data = ids.new_id()
     form.rendered_at.data = automation.stamp(_secret_key())
-    return render_template("auth/register.html", form=form, is_private=settings().is_private)
+    return render_template("auth/register.html", form=form, is_private=current_settings().is_private)
 
 
 def _again(form: RegisterForm, status: int) -> tuple[str, int]:
@@ -226,7 +231,7 @@ def _again(form: RegisterForm, status: int) -> tuple[str, int]:
     form.fax_number.data = ""
     form.idempotency_key.data = form.idempotency_key.data or ids.new_id()
     form.rendered_at.data = automation.stamp(_secret_key())
-    return render_template("auth/register.html", form=form, is_private=settings().is_private), status
+    return render_template("auth/register.html", form=form, is_private=current_settings().is_private), status
 
 
 def _busy(form: RegisterForm, busy: RetryLater) -> tuple[str, int, dict[str, str]]:

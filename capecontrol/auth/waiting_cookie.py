@@ -8,7 +8,7 @@ from itsdangerous import BadSignature, URLSafeTimedSerializer
 from werkzeug.wrappers import Response
 
 from capecontrol.auth.waiting_room import Queued
-from capecontrol.config import Settings
+from capecontrol.config import current_settings
 
 LASTS_SECONDS = 3600
 _LARGEST = 3800  # bytes; a browser may drop a cookie of more than 4,096
@@ -66,8 +66,7 @@ def _name() -> str:
 
 
 def _is_https() -> bool:
-    settings: Settings = current_app.config["SETTINGS"]
-    return settings.is_https
+    return current_settings().is_https
 
 
 def _signer() -> URLSafeTimedSerializer:

@@ -3,12 +3,13 @@
 from flask import Blueprint, current_app, flash, redirect, render_template, request, url_for
 
 from capecontrol.auth import registration, waiting_cookie, waiting_room
-from capecontrol.auth.entering import Answer, open_account, settings
+from capecontrol.auth.entering import Answer, open_account
 from capecontrol.auth.forms import WaitingForm, add_errors
 from capecontrol.auth.identity import public
 from capecontrol.auth.tickets import NotATicket
 from capecontrol.auth.waiting_cookie import Kept
 from capecontrol.auth.waiting_room import Place
+from capecontrol.config import current_settings
 from capecontrol.errors import Invalid, RetryLater
 from capecontrol.web import rate_limits
 from capecontrol.web.error_handlers import status_of
@@ -131,5 +132,5 @@ def _waiting(
         application=kept,
         was_turned_away=was_turned_away,
         turn_seconds=waiting_room.TURN_LASTS_SECONDS,
-        is_private=settings().is_private,
+        is_private=current_settings().is_private,
     )

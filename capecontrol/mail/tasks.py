@@ -3,7 +3,7 @@
 from flask import current_app
 from procrastinate import JobContext, RetryStrategy
 
-from capecontrol.config import Settings
+from capecontrol.config import current_settings
 from capecontrol.extensions import jobs
 from capecontrol.mail import delivery
 from capecontrol.mail.letters import Stationery
@@ -35,6 +35,6 @@ def send_mail(context: JobContext, mail_id: str) -> None:
 
 def deliver(mail_id: str) -> str:
     """Try to send a mail as the running application sends them; return its state afterwards."""
-    settings: Settings = current_app.config["SETTINGS"]
+    settings = current_settings()
     stationery = Stationery(settings.address, current_app.jinja_env)
     return delivery.deliver(mail_id, on=stationery, has_server=settings.mail_server is not None)

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 
-from flask import current_app
 from sqlalchemy import select, text
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -13,7 +12,7 @@ from capecontrol.audit import alerts, spilling
 from capecontrol.audit.delivery_state import delivery_states
 from capecontrol.audit.models import AuditLog
 from capecontrol.auth import waiting_room
-from capecontrol.config import Settings, on_a_dyno
+from capecontrol.config import current_settings, on_a_dyno
 from capecontrol.database import reason_of
 from capecontrol.extensions import db
 from capecontrol.mail import outgoing
@@ -100,13 +99,12 @@ def _work() -> Iterator[Figure]:
 
 def _mail() -> Iterator[Figure]:
     found = outgoing.get_figures()
-    settings: Settings = current_app.config["SETTINGS"]
     if found.stuck:
         words = f"{found.stuck} of them in vain so far: {found.last_trouble}. Check the mail server and SMTP_URL."
     else:
         words = "They leave within seconds."
     yield Figure("waiting", found.waiting, words, needs_you=bool(found.stuck))
-    if settings.mail_server is None:
+    if current_settings().mail_server is None:
         kept = len(outgoing.list_kept())
         words = "No mail server is set, so they reach nobody and stay here for a week. SMTP_URL names one."
         yield Figure("in the outbox", kept, words, needs_you=on_a_dyno() and bool(kept))

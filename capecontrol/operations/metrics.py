@@ -4,13 +4,13 @@ import hmac
 import os
 from functools import cache
 
-from flask import Blueprint, Response, current_app, g, request
+from flask import Blueprint, Response, g, request
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from capecontrol.audit.delivery_state import DeliveryCollector
 from capecontrol.auth.identity import public
-from capecontrol.config import Settings
+from capecontrol.config import current_settings
 from capecontrol.errors import NotFound
 
 endpoints = Blueprint("metrics", __name__)
@@ -64,8 +64,7 @@ def _took(endpoint: str) -> Histogram:
 
 def holds_token() -> bool:
     """Say whether the caller sent METRICS_TOKEN as its bearer token; never when none is set."""
-    settings: Settings = current_app.config["SETTINGS"]
-    wanted = settings.metrics_token.get_secret_value()
+    wanted = current_settings().metrics_token.get_secret_value()
     scheme, _, given = request.headers.get("Authorization", "").partition(" ")
     is_same = hmac.compare_digest(given.strip().encode("utf-8", "replace"), wanted.encode("utf-8", "replace"))
     return bool(wanted) and scheme.lower() == "bearer" and is_same

@@ -8,7 +8,6 @@ from functools import cache
 from typing import Literal
 
 from alembic.script import ScriptDirectory
-from flask import current_app
 from sqlalchemy import Connection, insert, select, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -17,7 +16,7 @@ from sqlalchemy.orm import configure_mappers
 from capecontrol import clock, ids
 from capecontrol.audit import recorder, savepoint, spilling, spool
 from capecontrol.audit.models import AuditLog
-from capecontrol.config import ROOT, Settings, on_a_dyno
+from capecontrol.config import ROOT, current_settings, on_a_dyno
 from capecontrol.database import reason_of, short_transaction
 from capecontrol.extensions import Base, db
 
@@ -271,7 +270,7 @@ def _mail(connection: Connection) -> Part:
         )
     if found.given_up:
         return Part("mail", "degraded", f"{found.given_up} mails could not be sent within a day and were given up.")
-    settings: Settings = current_app.config["SETTINGS"]
+    settings = current_settings()
     if settings.mail_server is None and on_a_dyno():
         return Part("mail", "degraded", "No mail server is set, so nobody gets any mail: set SMTP_URL.")
     if settings.mail_server is None:

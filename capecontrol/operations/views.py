@@ -2,12 +2,12 @@
 
 from uuid import UUID
 
-from flask import Blueprint, Response, abort, current_app, flash, redirect, render_template, url_for
+from flask import Blueprint, Response, abort, flash, redirect, render_template, url_for
 from werkzeug.wrappers import Response as Redirect
 
 from capecontrol.audit import alerts
 from capecontrol.auth.identity import admin_required, signed_in
-from capecontrol.config import Settings, on_a_dyno
+from capecontrol.config import current_settings, on_a_dyno
 from capecontrol.mail import outgoing
 from capecontrol.operations import figures
 from capecontrol.operations.health import current_readiness
@@ -82,5 +82,4 @@ def _need_outbox() -> None:
 
 def _has_outbox() -> bool:
     """Say whether mails are read here: where no server is set, and never on a dyno, where they are other people's."""
-    settings: Settings = current_app.config["SETTINGS"]
-    return settings.mail_server is None and not on_a_dyno()
+    return current_settings().mail_server is None and not on_a_dyno()

@@ -22,7 +22,7 @@ from capecontrol import clock, each_second
 from capecontrol.audit import events
 from capecontrol.audit.recorder import record_refusal
 from capecontrol.auth.identity import actor_or_none
-from capecontrol.config import Settings
+from capecontrol.config import current_settings
 from capecontrol.database import run_alone, short_transaction
 from capecontrol.errors import RateLimited
 from capecontrol.extensions import db
@@ -192,8 +192,7 @@ def caller() -> str:
 
 def hold_to(limit: Limit, *, who: str) -> None:
     """Count one more and raise RateLimited beyond the limit. Lets everybody pass while it cannot count."""
-    settings: Settings = current_app.config["SETTINGS"]
-    if not settings.ratelimit_enabled:
+    if not current_settings().ratelimit_enabled:
         return
     now = int(clock.epoch())
     hits, is_first = _add_hot(limit, who, now) if limit.is_hot else _add(limit, who, now)
