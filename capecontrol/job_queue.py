@@ -1,6 +1,23 @@
-"""Looking into the job queue's own tables, in the one place that does; their names are the queue's public schema."""
+"""Ordering a job with the session's transaction, and looking for one in the queue's own tables.
 
+This is the one place that does either; the names of the tables are the queue's public schema.
+"""
+
+from typing import Any
+
+from procrastinate.exceptions import ConnectorException
 from sqlalchemy import TextClause, text
+
+from capecontrol.extensions import db, jobs
+
+
+def defer(task: str, *, queue: str, in_seconds: int = 0, **arguments: str) -> None:
+    """Order a job on the session's own connection: it exists if and only if the session commits."""
+    later: Any = {"schedule_in": {"seconds": in_seconds}} if in_seconds else {}
+    try:
+        jobs.configure_task(task, queue=queue, connection=db.session.connection(), **later).defer(**arguments)
+    except ConnectorException as failure:
+        raise failure.__cause__ or failure from None  # the database's own error, which says whether it will pass
 
 
 def without_job(task: str, argument: str, row_id: str) -> TextClause:

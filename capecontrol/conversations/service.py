@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 
-from procrastinate.exceptions import ConnectorException
 from sqlalchemy import select
 from sqlalchemy.dialects.postgresql import insert
 
@@ -23,7 +22,8 @@ from capecontrol.conversations import wording
 from capecontrol.conversations.models import Conversation, ConversationMessage
 from capecontrol.conversations.reading import access_conversation, messages_of, order, position_of
 from capecontrol.errors import Conflict, Invalid
-from capecontrol.extensions import db, jobs
+from capecontrol.extensions import db
+from capecontrol.job_queue import defer
 
 MAKE_REPLY = "conversations.make_reply"
 REPLIES = "replies"
@@ -134,11 +134,8 @@ def post_message(
 
 
 def defer_reply(reply_id: str) -> None:
-    """Order a reply on the session's own connection: the job exists if and only if the session commits."""
-    try:
-        jobs.configure_task(MAKE_REPLY, queue=REPLIES, connection=db.session.connection()).defer(reply_id=reply_id)
-    except ConnectorException as failure:
-        raise failure.__cause__ or failure from None  # the database's own error, which says whether it will pass
+    """Order a reply: it is made if and only if the session commits."""
+    defer(MAKE_REPLY, queue=REPLIES, reply_id=reply_id)
 
 
 @contextmanager

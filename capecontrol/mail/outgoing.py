@@ -5,13 +5,12 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from procrastinate.exceptions import ConnectorException
 from sqlalchemy import delete, func, select
 
 from capecontrol import clock
 from capecontrol.errors import NotFound
-from capecontrol.extensions import db, jobs
-from capecontrol.job_queue import without_job
+from capecontrol.extensions import db
+from capecontrol.job_queue import defer, without_job
 from capecontrol.mail.letters import Letter
 from capecontrol.mail.models import OutgoingMail
 
@@ -60,12 +59,8 @@ def order(letter: Letter, *, to: str, fields: Mapping[str, Any], user_id: str | 
 
 
 def defer_sending(mail_id: str, *, in_seconds: int = 0) -> None:
-    """Order the job on the session's own connection: it exists if and only if the session commits."""
-    later: Any = {"schedule_in": {"seconds": in_seconds}} if in_seconds else {}
-    try:
-        jobs.configure_task(SEND_MAIL, queue=MAILS, connection=db.session.connection(), **later).defer(mail_id=mail_id)
-    except ConnectorException as failure:
-        raise failure.__cause__ or failure from None  # the database's own error, which says whether it will pass
+    """Order the job that sends a mail: it exists if and only if the session commits."""
+    defer(SEND_MAIL, queue=MAILS, in_seconds=in_seconds, mail_id=mail_id)
 
 
 def order_lost_mails(*, lost_after: timedelta = LOST_AFTER) -> int:
