@@ -1,7 +1,8 @@
 """The JSON of accounts: contract V1 to V9, with the older pages' addresses beside."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from flask import Blueprint, Response, jsonify, request
@@ -75,6 +76,13 @@ def counted_by_ticket() -> bool:
     return True
 
 
+OURS: dict[int, Any] = {201: RegistrationAnswer, 202: AppliedAnswer, 409: None, 503: QueuedAnswer}
+OLDER: dict[int, Any] = {201: OlderRegistrationAnswer, 202: OlderAppliedAnswer, 409: None, 503: OlderQueuedAnswer}
+"""The shapes of what a registration is answered, by status; a 409 has none of its own."""
+
+opens_account = partial(describes, body=RegistrationBody, takes_idempotency_key=True, takes_ticket="optional")
+
+
 @endpoints.get("/auth/v2/validate-email")
 @public
 @describes(
@@ -120,17 +128,14 @@ def validate_password() -> Response:
 
 @endpoints.post("/auth/v2/register")
 @public
-@describes(
+@opens_account(
     "Open an account; 503 with a ticket when many people do, to be sent again with X-Registration-Ticket.",
-    body=RegistrationBody,
-    answers={201: RegistrationAnswer, 202: AppliedAnswer, 409: None, 503: QueuedAnswer},
-    takes_idempotency_key=True,
-    takes_ticket="optional",
+    answers=OURS,
 )
 @limited(rate_limits.REGISTER, unless=counted_by_ticket)
 def register() -> tuple[Response, int]:
     """V3."""
-    return _register("api", RegistrationAnswer, AppliedAnswer, QueuedAnswer)
+    return _register("api", OURS)
 
 
 @endpoints.get("/auth/v2/registration-place")
@@ -150,18 +155,12 @@ def registration_place() -> Response:
 
 @endpoints.post("/auth/register")
 @public
-@describes(
-    "Open an account, for the older page.",
-    body=RegistrationBody,
-    answers={201: OlderRegistrationAnswer, 202: OlderAppliedAnswer, 409: None, 503: OlderQueuedAnswer},
-    takes_idempotency_key=True,
-    takes_ticket="optional",
-)
+@opens_account("Open an account, for the older page.", answers=OLDER)
 @words_errors(_failed)
 @limited(rate_limits.REGISTER, unless=counted_by_ticket)
 def register_from_older_page() -> tuple[Response, int]:
     """V7."""
-    return _register("older page", OlderRegistrationAnswer, OlderAppliedAnswer, OlderQueuedAnswer)
+    return _register("older page", OLDER)
 
 
 @endpoints.post("/auth/register/step1")
@@ -187,18 +186,12 @@ def register_step1() -> Response:
 
 @endpoints.post("/auth/register/step2")
 @public
-@describes(
-    "Open an account, the older page's second step.",
-    body=RegistrationBody,
-    answers={201: OlderRegistrationAnswer, 202: OlderAppliedAnswer, 409: None, 503: OlderQueuedAnswer},
-    takes_idempotency_key=True,
-    takes_ticket="optional",
-)
+@opens_account("Open an account, the older page's second step.", answers=OLDER)
 @words_errors(_failed)
 @limited(rate_limits.REGISTER, unless=counted_by_ticket)
 def register_step2() -> tuple[Response, int]:
     """V7, second step: the account."""
-    return _register("older page, step 2", OlderRegistrationAnswer, OlderAppliedAnswer, OlderQueuedAnswer)
+    return _register("older page, step 2", OLDER)
 
 
 @endpoints.post("/auth/v2/login")
@@ -297,12 +290,7 @@ def _check_email(read: Callable[[], str]) -> availability.Availability:
         raise
 
 
-def _register(
-    method: str,
-    shape: type[RegistrationAnswer],
-    applied_shape: type[AppliedAnswer],
-    waiting_shape: type[QueuedAnswer],
-) -> tuple[Response, int]:
+def _register(method: str, shapes: Mapping[int, Any]) -> tuple[Response, int]:
     try:
         body = read_json(RegistrationBody)
         key, ticket = idempotency_key(), _ticket()
@@ -322,7 +310,7 @@ def _register(
     try:
         if current_settings().is_private:
             private_registration.register(application, method=method, idempotency_key=key, ticket=ticket)
-            return jsonify(applied_shape(detail=private_registration.DETAIL).model_dump()), 202
+            return jsonify(shapes[202](detail=private_registration.DETAIL).model_dump()), 202
         done = registration.register(
             application,
             actor=None,
@@ -332,9 +320,9 @@ def _register(
             ticket=ticket,
         )
     except waiting_room.Queued as queued:
-        return _queued(queued, waiting_shape), 503
+        return _queued(queued, shapes[503]), 503
     user = done.user
-    answer = shape(
+    answer = shapes[201](
         id=user.id,
         email=user.email,
         full_name=user.full_name,
