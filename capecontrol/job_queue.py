@@ -10,6 +10,9 @@ from sqlalchemy import TextClause, text
 
 from capecontrol.extensions import db, jobs
 
+HOUSEKEEPING = "housekeeping"
+"""The queue of what nobody waits for: keeping the record, and clearing away what is over."""
+
 
 def defer(task: str, *, queue: str, in_seconds: int = 0, **arguments: str) -> None:
     """Order a job on the session's own connection: it exists if and only if the session commits."""

@@ -11,6 +11,7 @@ from capecontrol.audit import events, filtering, queries
 from capecontrol.audit.event_details import EventDetail
 from capecontrol.audit.filtering import Filters
 from capecontrol.audit.queries import Page
+from capecontrol.audit.statistics import HIGH_RISK
 from capecontrol.extensions import db
 from capecontrol.web.pagination import Position
 
@@ -35,7 +36,6 @@ _INHERITED = (
 )
 _CATEGORIES = ("security", "authorization", "admin")
 _SERIOUS = ("error", "critical")
-_HIGH_RISK = 70
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ def list_events(
 
 def needs_investigation(event: EventDetail) -> bool:
     """Say whether somebody should look into an event and not only see it."""
-    return event.level in _SERIOUS or (event.risk_score or 0) >= _HIGH_RISK or event.event_type in _INHERITED
+    return event.level in _SERIOUS or (event.risk_score or 0) >= HIGH_RISK or event.event_type in _INHERITED
 
 
 def threat_indicators(event: EventDetail) -> list[str]:

@@ -9,14 +9,13 @@ from sqlalchemy import DateTime, Interval, bindparam, func, select, text
 from capecontrol import clock
 from capecontrol.audit.event_details import log
 from capecontrol.audit.filtering import start_of
+from capecontrol.audit.queries import MOST_COUNTED
 from capecontrol.extensions import db
 
-MOST_DAYS = 90
 HIGH_RISK = 70
 LOOKED_THROUGH = 5_000
 """How many of the newest events are looked through for who is most in them; the hours know kinds, not people."""
 
-MOST_COUNTED = 10_000
 LISTED = 10
 
 # One statement and so one moment: between two, the running hour could be closed and then be counted twice or not.

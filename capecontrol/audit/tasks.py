@@ -5,8 +5,7 @@ import structlog
 from capecontrol.audit import delivery, retention, seals
 from capecontrol.audit.replay import replay
 from capecontrol.extensions import jobs
-
-HOUSEKEEPING = "housekeeping"
+from capecontrol.job_queue import HOUSEKEEPING
 
 log = structlog.get_logger("audit")
 

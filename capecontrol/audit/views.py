@@ -17,6 +17,7 @@ from capecontrol.audit.export_rows import Wanted
 from capecontrol.audit.forms import ExportForm, FilterForm, fields_of
 from capecontrol.audit.queries import Page
 from capecontrol.audit.query_language import Query
+from capecontrol.audit.schemas import MOST_DAYS
 from capecontrol.auth.identity import admin_required, login_required, signed_in
 from capecontrol.errors import Invalid
 from capecontrol.web import pagination, streams
@@ -160,7 +161,7 @@ def list_failed_sign_ins() -> str:
 @admin_required
 def show_statistics() -> str:
     """Show the log in numbers."""
-    found = statistics.over_days(_chosen("days", range(1, statistics.MOST_DAYS + 1), 7))
+    found = statistics.over_days(_chosen("days", range(1, MOST_DAYS + 1), 7))
     since = found.since.date().isoformat()
     return render_template(
         "audit/statistics.html",

@@ -10,10 +10,8 @@ from wtforms.validators import InputRequired, ValidationError
 
 from capecontrol.auth import email_addresses
 from capecontrol.auth.passwords import SHORTEST, problems
+from capecontrol.auth.schemas import LONGEST_COMPANY, LONGEST_NAME
 from capecontrol.web.text_rules import CHANGED_FORM, name_line, printable_key
-
-LONGEST_NAME = 200
-LONGEST_COMPANY = 255
 
 
 def _strip(value: str | None) -> str:

@@ -21,6 +21,7 @@ from capecontrol.web.text_rules import many_lines, name_line, one_line, spoken
 ROLES = ("customer", "client", "developer")
 NAMES = ("full_name", "firstName", "lastName")
 LONGEST_NAME = 200
+LONGEST_COMPANY = 255
 LONGEST_LINE = 1000
 LONGEST_TEXT = 8000
 LONGEST_PASSWORD_READ = 4096
@@ -129,9 +130,9 @@ class RegistrationBody(BaseModel):
     )
     user_role: Role = Field(default=None, description="`customer` means `client`, as absence does.")
     role: Role = Field(default=None, description="The same as `user_role`, which goes before it.")
-    company_name: OptionalName = Field(default=None, max_length=255)
+    company_name: OptionalName = Field(default=None, max_length=LONGEST_COMPANY)
     company: OptionalName = Field(
-        default=None, max_length=255, description="The same as `company_name`, which goes before it."
+        default=None, max_length=LONGEST_COMPANY, description="The same as `company_name`, which goes before it."
     )
     industry: OptionalLine = Field(default=None, max_length=255)
     project_budget: OptionalLine = Field(default=None, max_length=255)

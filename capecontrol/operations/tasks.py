@@ -14,12 +14,12 @@ from capecontrol.auth.verification import forget_old_links
 from capecontrol.auth.waiting_room import forget_old_tickets
 from capecontrol.conversations.replies import order_lost_replies
 from capecontrol.extensions import jobs
+from capecontrol.job_queue import HOUSEKEEPING
 from capecontrol.mail.outgoing import forget_old_mails, order_lost_mails
 from capecontrol.operations import readiness
 from capecontrol.operations.stalled_jobs import retry_stalled_jobs
 from capecontrol.web.rate_limits import forget_expired
 
-HOUSEKEEPING = "housekeeping"
 FAILED_JOBS_KEPT_HOURS = 30 * 24
 
 

@@ -26,6 +26,7 @@ from capecontrol.conversations import tasks as conversation_tasks
 from capecontrol.conversations.replies import order_lost_replies
 from capecontrol.database import in_safe_words
 from capecontrol.extensions import jobs
+from capecontrol.job_queue import HOUSEKEEPING
 from capecontrol.mail import tasks as mail_tasks
 from capecontrol.operations import tasks as housekeeping_tasks
 from capecontrol.operations.stalled_jobs import retry_stalled_jobs
@@ -202,7 +203,7 @@ async def _say_how_it_went(call_next: Callable[[], Awaitable[Any]], context: Job
             "job_failed", total_ms=_milliseconds(started), **in_safe_words(failure), **words
         )
         raise
-    is_routine = context.job.queue == housekeeping_tasks.HOUSEKEEPING  # several a minute, each of them uneventful
+    is_routine = context.job.queue == HOUSEKEEPING  # several a minute, each of them uneventful
     (log.debug if is_routine else log.info)("job", total_ms=_milliseconds(started), **words)
     return result
 
