@@ -340,8 +340,7 @@ class _Exchange:
         sending: asyncio.Task[None] | None = None
         is_reusable = False
         try:
-            upstream.writer.write(self._request_head())
-            if not self._send_what_is_here(upstream):
+            if not self._send_what_is_here(upstream, behind=self._request_head()):
                 sending = asyncio.create_task(self._send_rest(upstream))
             head = await self._answer_head(upstream, sending)
             has_ended = await self._pass_answer(upstream, head)
@@ -405,17 +404,21 @@ class _Exchange:
         method, target, _ = self._head.first
         return head_bytes(b"%b %b HTTP/1.1" % (method, target), headers)
 
-    def _send_what_is_here(self, upstream: _Upstream) -> bool:
-        """Pass on as much of the request's body as has arrived; say whether that was all."""
-        while (part := self._client.receiver.take()) is not None:
-            if isinstance(part, EndOfMessage):
-                if self._head.is_chunked:
-                    upstream.writer.write(chunk(b""))
-                self._is_request_whole = True
-                return True
-            if isinstance(part, bytes):
-                upstream.writer.write(chunk(part) if self._head.is_chunked else part)
-        return False
+    def _send_what_is_here(self, upstream: _Upstream, *, behind: bytes = b"") -> bool:
+        """Pass on as much of the request's body as has arrived, in one piece with what goes before it; say whether
+        that was all. Raises EOFError when the client has stopped in the middle."""
+        pieces = [behind]
+        try:
+            while (part := self._client.receiver.take()) is not None:
+                if isinstance(part, EndOfMessage):
+                    self._is_request_whole = True
+                    pieces.append(chunk(b"") if self._head.is_chunked else b"")
+                    break
+                if isinstance(part, bytes):
+                    pieces.append(chunk(part) if self._head.is_chunked else part)
+        finally:
+            upstream.writer.write(b"".join(pieces))
+        return self._is_request_whole
 
     async def _send_rest(self, upstream: _Upstream) -> None:
         """Pass on the body as it arrives. Raises RouterTrouble when the client stops in the middle."""

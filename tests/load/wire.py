@@ -4,7 +4,7 @@ Small instead of general, because it shares two cores with what it measures: no 
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, auto
 
 MOST_HEAD_BYTES = 65_536
@@ -34,10 +34,14 @@ class Head:
 
     first: tuple[bytes, bytes, bytes]
     headers: list[tuple[bytes, bytes]]
+    _first_values: dict[bytes, bytes] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        self._first_values = dict(reversed(self.headers))
 
     def get(self, name: bytes) -> bytes | None:
         """Return the first value of a header, or None."""
-        return next((value for known, value in self.headers if known == name), None)
+        return self._first_values.get(name)
 
     @property
     def is_chunked(self) -> bool:
@@ -236,7 +240,7 @@ def _parse_head(raw: bytes) -> Head:
     headers = []
     for line in lines:
         name, colon, value = line.partition(b":")
-        if not colon or not name or name[-1:].isspace() or name[:1].isspace():
+        if not colon or not name or name != name.strip():
             raise MalformedMessage(f"a header line {line[:80]!r}")
         headers.append((name.lower(), value.strip()))
     return Head((parts[0], parts[1], parts[2]), headers)
