@@ -188,7 +188,8 @@ def export_logs() -> Response:
     if request.method == "HEAD":
         return Response(content_type=FORMATS[wanted.format])  # nothing leaves, so nothing is recorded
     app = current_app._get_current_object()  # type: ignore[attr-defined]
-    begun = export.begin(wanted, actor=signed_in(), scope=app.app_context, give_back=streams.take_file_place())
+    actor = signed_in()
+    begun = export.begin(wanted, actor=actor, scope=app.app_context, give_back=streams.take_file_place(actor.id))
     return streams.attachment(
         begun.chunks(), close=begun.close, content_type=FORMATS[wanted.format], filename=wanted.filename
     )

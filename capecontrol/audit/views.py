@@ -113,7 +113,8 @@ def download() -> Response | tuple[str, int]:
         success={"success": True, "refused": False}.get(form.outcome.data or ""),
     )
     app = current_app._get_current_object()  # type: ignore[attr-defined]
-    begun = exporting.begin(wanted, actor=signed_in(), scope=app.app_context, give_back=streams.take_file_place())
+    actor = signed_in()
+    begun = exporting.begin(wanted, actor=actor, scope=app.app_context, give_back=streams.take_file_place(actor.id))
     return streams.attachment(
         begun.chunks(), close=begun.close, content_type=FORMATS[wanted.format], filename=wanted.filename
     )

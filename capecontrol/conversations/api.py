@@ -130,7 +130,7 @@ def post_message(conversation_id: str) -> tuple[Response, int]:
 @login_required
 @describes(
     "Follow a conversation: `message` events, then `end` with the last reply or after 25 s. "
-    "503 when all places are taken: then ask for the messages instead.",
+    "503 when all places, or the few that one person may have, are taken: then ask for the messages instead.",
     query=EventsQuery,
     answers={200: None},
     answer_type="text/event-stream",
@@ -138,10 +138,11 @@ def post_message(conversation_id: str) -> tuple[Response, int]:
 def follow(conversation_id: str) -> Response:
     """C3. `Last-Event-ID`, which a browser sends when it comes back, goes before `after`."""
     after = request.headers.get("Last-Event-ID") or read_query(EventsQuery).after
-    follower = events.follow(conversation_id, actor=signed_in(), after=after)
-    give_back = streams.places().take()
+    actor = signed_in()
+    follower = events.follow(conversation_id, actor=actor, after=after)
+    give_back = streams.places().take(actor.id)
     if give_back is None:
-        raise Overloaded("All places for following along are taken. Ask for the messages instead.", retry_after=3)
+        raise Overloaded("There is no place left for following along. Ask for the messages instead.", retry_after=3)
     g.give_back_place = give_back
     app = current_app._get_current_object()  # type: ignore[attr-defined]
     response = Response(

@@ -1,6 +1,8 @@
-"""Answers that take long: each holds a thread, so a process gives them at most a quarter of its own."""
+"""Answers that take long: each holds a thread, so a process gives them at most a quarter of its own, and one person a
+few of those."""
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 
 from flask import Flask, Response, current_app, g, request
@@ -10,6 +12,9 @@ from capecontrol.errors import Overloaded
 
 SENDING_SECONDS = 60.0
 """How long one piece of a file may wait for a reader who takes nothing; beyond, it counts as gone."""
+
+EACH = 3
+"""The places one person may hold in a process: enough for several tabs, and never more than half of all."""
 
 _EXTENSION = "streams"
 _FILES = "file_streams"
@@ -21,15 +26,17 @@ class Places:
     def __init__(self, most: int) -> None:
         """Allow `most` at a time."""
         self.most = most
-        self._taken = 0
+        self.each = max(1, min(EACH, most // 2))
+        self._taken: Counter[str] = Counter()
         self._lock = threading.Lock()
 
-    def take(self) -> Callable[[], None] | None:
-        """Return what gives the place back, however often it is called; None when all places are taken."""
+    def take(self, who: str) -> Callable[[], None] | None:
+        """Return what gives the place back, however often it is called; None when all are taken, or all that the
+        person with the id `who` may have."""
         with self._lock:
-            if self._taken >= self.most:
+            if self._taken.total() >= self.most or self._taken[who] >= self.each:
                 return None
-            self._taken += 1
+            self._taken[who] += 1
         is_given_back = False
 
         def give_back() -> None:
@@ -37,14 +44,17 @@ class Places:
             with self._lock:
                 if not is_given_back:
                     is_given_back = True
-                    self._taken -= 1
+                    self._taken[who] -= 1
+                    if not self._taken[who]:
+                        del self._taken[who]  # nobody is remembered who holds nothing
 
         return give_back
 
     @property
     def taken(self) -> int:
         """How many are open now."""
-        return self._taken
+        with self._lock:
+            return self._taken.total()
 
 
 def init_app(app: Flask, settings: Settings) -> None:
@@ -66,15 +76,16 @@ def places() -> Places:
     return found
 
 
-def take_file_place() -> Callable[[], None]:
-    """Return what gives back a place for a file. Raises Overloaded when there is none."""
+def take_file_place(who: str) -> Callable[[], None]:
+    """Return what gives back a place for a file for the person with the id `who`. Raises Overloaded when there is
+    none."""
     files: Places = current_app.extensions[_FILES]
-    give_back_file = files.take()
-    give_back = places().take() if give_back_file else None
+    give_back_file = files.take(who)
+    give_back = places().take(who) if give_back_file else None
     if give_back_file is None or give_back is None:
         if give_back_file is not None:
             give_back_file()
-        raise Overloaded("Another file is being made right now. Please try again when it is done.", retry_after=10)
+        raise Overloaded("There is no room to make a file right now. Please try again in a moment.", retry_after=10)
 
     def give_both_back() -> None:
         give_back()

@@ -52,9 +52,9 @@ def follow(app: Flask, person: Person) -> Iterator[Callable[..., Any]]:
     """Return a function that opens a stream as the person, and close what it opened."""
     opened: list[Any] = []
 
-    def open_stream(conversation_id: str, query: str = "", **headers: str) -> Any:
+    def open_stream(conversation_id: str, query: str = "", who: Person = person, **headers: str) -> Any:
         answer = app.test_client().get(
-            f"/api/conversations/{conversation_id}/events{query}", headers=person.bearer | headers
+            f"/api/conversations/{conversation_id}/events{query}", headers=who.bearer | headers
         )
         opened.append(answer)
         return answer
@@ -255,14 +255,47 @@ def test_a_process_gives_a_quarter_of_its_threads(app: Flask) -> None:
     assert places >= 1
 
 
-def test_the_next_one_is_told_to_come_again(app: Flask, follow, posted) -> None:
-    open_streams = [follow(posted.conversation.id) for _ in range(app.extensions["streams"].most)]
+@pytest.fixture
+def others(app: Flask) -> list[tuple[Person, str]]:
+    """Return three more people, each with a conversation in which a reply is to come."""
+    found = []
+    for _ in range(3):
+        somebody = make_person(app)
+        with app.app_context():
+            found.append((somebody, service.start(actor=somebody.actor, content="Hello").conversation.id))
+    return found
+
+
+def test_the_next_one_is_told_to_come_again(app: Flask, follow, posted, others) -> None:
+    open_streams = [
+        follow(conversation_id, who=somebody) for somebody, conversation_id in others for _ in range(streams.EACH)
+    ]
+    assert [answer.status_code for answer in open_streams] == [200] * 8 + [503]
+    assert app.extensions["streams"].most == 8
     refused = follow(posted.conversation.id)
     assert refused.status_code == 503
     assert refused.is_json
     assert int(refused.headers["Retry-After"]) >= 1
     open_streams[0].close()
     assert follow(posted.conversation.id).status_code == 200
+
+
+def test_one_person_cannot_take_every_place(app: Flask, follow, posted, others) -> None:
+    with app.app_context():
+        second = service.start(actor=others[0][0].actor, content="And another?").conversation.id
+    somebody, first = others[0]
+    tabs = [
+        follow(conversation_id, who=somebody) for conversation_id in (first, second) * app.extensions["streams"].most
+    ]
+    assert [answer.status_code for answer in tabs[:4]] == [200, 200, 200, 503]
+    refused = tabs[-1]
+    assert refused.status_code == 503
+    assert int(refused.headers["Retry-After"]) >= 1
+    assert follow(posted.conversation.id).status_code == 200
+    messages = app.test_client().get(f"/api/conversations/{second}/messages", headers=somebody.bearer)
+    assert messages.status_code == 200
+    tabs[0].close()
+    assert follow(second, who=somebody).status_code == 200
 
 
 def test_a_place_comes_back_from_a_reader_who_leaves_in_the_middle(app: Flask, follow, posted) -> None:
@@ -304,13 +337,37 @@ def test_refusals_take_no_place(app: Flask, follow, posted, noise: Person) -> No
 
 def test_giving_back_twice_gives_back_once() -> None:
     places = streams.Places(2)
-    first, second = places.take(), places.take()
+    first, second = places.take("a"), places.take("b")
     assert first is not None
     assert second is not None
-    assert places.take() is None
+    assert places.take("c") is None
     first()
     first()
     assert places.taken == 1
+
+
+@pytest.mark.parametrize(("most", "each"), [(1, 1), (2, 1), (5, 2), (8, 3), (32, 3)])
+def test_each_person_has_a_few_places_and_at_most_half(most: int, each: int) -> None:
+    places = streams.Places(most)
+    held = [places.take("a") for _ in range(most + 1)]
+    given = [give_back for give_back in held if give_back is not None]
+    assert len(given) == each
+    if most > 1:
+        assert places.take("b") is not None
+    given[0]()
+    assert places.take("a") is not None
+
+
+def test_who_holds_no_place_is_not_remembered() -> None:
+    places = streams.Places(8)
+    for number in range(100):
+        give_back = places.take(str(number))
+        assert give_back is not None
+        give_back()
+    for _ in range(streams.EACH):
+        places.take("a")
+    assert places.take("a") is None
+    assert places._taken == {"a": streams.EACH}
 
 
 def test_between_two_looks_nothing_is_held(committed_app: Flask) -> None:
@@ -360,9 +417,14 @@ def test_a_question_is_answered_while_the_page_watches(live_server: LiveServer) 
 
 def test_with_every_place_taken_the_others_are_served_as_before(start_server) -> None:
     server = start_server(worker=False, WEB_CONCURRENCY="1", WEB_THREADS="8")
-    program = signed_in(server)
-    started = program.post(f"{server.url}/api/conversations", json={"content": "Hello"}, timeout=10).json()
-    path = f"{server.url}/api/conversations/{started['id']}/events"
+
+    def asking() -> tuple[requests.Session, str]:
+        program = signed_in(server)
+        started = program.post(f"{server.url}/api/conversations", json={"content": "Hello"}, timeout=10).json()
+        return program, f"{server.url}/api/conversations/{started['id']}"
+
+    program, conversation = asking()
+    path = f"{conversation}/events"
 
     def took(method: str, where: str, status: int, **kwargs: Any) -> float:
         begun = time.monotonic()
@@ -389,8 +451,8 @@ def test_with_every_place_taken_the_others_are_served_as_before(start_server) ->
     before = times()
     with ExitStack() as held:
         streams = []
-        for _ in range(2):
-            answer = held.enter_context(program.get(path, stream=True, timeout=30))
+        for one, where in (asking(), asking()):
+            answer = held.enter_context(one.get(f"{where}/events", stream=True, timeout=30))
             assert answer.status_code == 200
             streams.append(answer.iter_content(None))  # kept: dropped, it would close the connection
             next(streams[-1])
@@ -398,7 +460,7 @@ def test_with_every_place_taken_the_others_are_served_as_before(start_server) ->
         assert refused.status_code == 503
         assert refused.headers["Content-Type"] == "application/json"
         assert int(refused.headers["Retry-After"]) >= 1
-        assert program.get(f"{server.url}/api/conversations/{started['id']}/messages", timeout=10).ok
+        assert program.get(f"{conversation}/messages", timeout=10).ok
         during = times()
     for normal, now in zip(before, during, strict=True):
         assert now < normal + 2
