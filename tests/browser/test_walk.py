@@ -4,7 +4,7 @@ import re
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, BrowserContext, Page, expect
+from playwright.sync_api import Browser, BrowserContext, Page, Route, expect
 
 from tests.browser import walk
 from tests.browser.chromium import complaints_of
@@ -416,6 +416,75 @@ def test_a_start_that_failed_keeps_its_draft_whatever_is_opened_next(
     page.wait_for_load_state()
     page.goto(f"{live_server.url}/conversations")
     expect(box).to_have_value("Do not lose me")
+
+
+def lose_the_answer_to_a_start(page: Page) -> None:
+    """Let the next start reach the server, and its answer nobody."""
+
+    def lose(route: Route) -> None:
+        if route.request.method != "POST":
+            route.continue_()
+            return
+        assert route.fetch(max_redirects=0).status == 303
+        route.abort("connectionreset")
+
+    page.route("**/conversations", lose)
+
+
+def test_a_start_whose_answer_was_lost_is_one_conversation(context: BrowserContext, live_server: LiveServer) -> None:
+    page = new_person(context, live_server, "lost@example.com")
+    page.wait_for_load_state()
+    box = page.get_by_label("What would you like to know?")
+    start = page.get_by_role("button", name=re.compile("^Start"))
+    lose_the_answer_to_a_start(page)
+    box.fill("Was I heard?\nOr not?")
+    with page.expect_event("requestfailed"):
+        start.click(no_wait_after=True)
+    page.unroute_all(behavior="wait")
+
+    page.goto(f"{live_server.url}/conversations")
+    page.wait_for_load_state()
+    expect(box).to_have_value("Was I heard?\nOr not?")
+    expect(page.get_by_role("link", name="Was I heard?")).to_have_count(1)
+    start.click()
+    expect(page.locator('article[data-role="user"]')).to_have_count(1)
+    page.wait_for_load_state()
+    page.goto(f"{live_server.url}/conversations")
+    page.wait_for_load_state()
+    expect(page.get_by_role("link", name="Was I heard?")).to_have_count(1)
+    expect(box).to_be_empty()
+
+    # It has arrived: the same words are another question now.
+    start_conversation(page, "Was I heard?\nOr not?")
+    page.goto(f"{live_server.url}/conversations")
+    expect(page.get_by_role("link", name="Was I heard?")).to_have_count(2)
+
+
+def test_a_draft_that_was_changed_after_its_answer_was_lost_is_a_start_of_its_own(
+    context: BrowserContext, live_server: LiveServer
+) -> None:
+    page = new_person(context, live_server, "changed@example.com")
+    page.wait_for_load_state()
+    lose_the_answer_to_a_start(page)
+    page.get_by_label("What would you like to know?").fill("Which tiles?")
+    with page.expect_event("requestfailed"):
+        page.get_by_role("button", name=re.compile("^Start")).click(no_wait_after=True)
+    page.unroute_all(behavior="wait")
+    page.goto(f"{live_server.url}/conversations")
+    start_conversation(page, "Which tiles, and how many?")
+    expect(page.locator('article[data-role="user"]')).to_contain_text("and how many?")
+    page.goto(f"{live_server.url}/conversations")
+    expect(page.get_by_role("link", name="Which tiles")).to_have_count(2)
+
+
+def test_two_empty_starts_are_two_conversations(context: BrowserContext, live_server: LiveServer) -> None:
+    page = new_person(context, live_server, "empty@example.com")
+    addresses = set()
+    for _ in range(2):
+        page.goto(f"{live_server.url}/conversations")
+        start_conversation(page, "")
+        addresses.add(page.url)
+    assert len(addresses) == 2
 
 
 def test_a_draft_is_shown_to_nobody_but_its_writer(context: BrowserContext, live_server: LiveServer) -> None:
