@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -23,7 +24,7 @@ import psutil  # type: ignore[import-untyped]
 
 from capecontrol.operations.local_account import LocalPostgresError, folder_for
 from capecontrol.operations.local_postgres import PostgresServer, complaint
-from capecontrol.operations.local_processes import Child, RunError, read_procfile, say, show, wait_until_gone
+from capecontrol.operations.local_processes import Child, Part, RunError, read_procfile, say, show, wait_until_gone
 
 STOP_SECONDS = 25
 """What a process gets between SIGTERM and SIGKILL; a dyno manager gives 30."""
@@ -42,16 +43,18 @@ class Supervisor:
         self._environ = dict(environ)
         self._instance = repository / "instance"
         self._state = self._instance / "run.json"
-        self._children: list[Child] = []
+        self._release_step: Child | None = None
+        self._parts: list[Part] = []
         self._server: PostgresServer | None = None
         self._stopping_since: float | None = None
         self._impatient = False
         self._wake = threading.Event()
 
     def run(self) -> int:
-        """Run until a signal or until a part ends by itself. Returns the exit code: 0 only for a signal.
+        """Run until a signal or until PostgreSQL ends by itself. Returns the exit code: 0 only for a signal.
 
-        Raises RunError and LocalPostgresError before or instead of running.
+        Web and worker are started again when they end by themselves. Raises RunError and LocalPostgresError before or
+        instead of running, and RunError when one of them does not stay.
         """
         self._instance.mkdir(mode=0o700, exist_ok=True)
         processes = read_procfile(self._repository / "Procfile")
@@ -69,9 +72,9 @@ class Supervisor:
                     self._release(processes["release"], environment)
                 for name in ("web", "worker"):
                     if not self._is_stopping():
-                        self._children.append(Child(name, processes[name], self._repository, environment))
+                        self._parts.append(Part(partial(Child, name, processes[name], self._repository, environment)))
                         self._note_processes(lock, port)
-                return self._watch(port)
+                return self._watch(lock, port)
             finally:
                 self._stop_everything()
 
@@ -86,6 +89,10 @@ class Supervisor:
 
     def _is_stopping(self) -> bool:
         return self._stopping_since is not None
+
+    def _children(self) -> list[Child]:
+        """Return what has been started from the Procfile, the latest of each."""
+        return [*filter(None, [self._release_step]), *(part.child for part in self._parts)]
 
     @contextlib.contextmanager
     def _only_one(self, port: int) -> Iterator[IO[str]]:
@@ -103,7 +110,7 @@ class Supervisor:
         """Write into the lock file what a killed supervisor leaves behind, for _end_leftovers of the next one."""
         lock.seek(0)
         lock.truncate()
-        processes = [[child.process.pid, child.began] for child in self._children]
+        processes = [[child.process.pid, child.began] for child in self._children()]
         lock.write(json.dumps({"port": port, "processes": processes}))
         lock.flush()
 
@@ -169,7 +176,7 @@ class Supervisor:
     def _release(self, command: str, environment: Mapping[str, str]) -> None:
         show("release", "migrates and checks the database")
         release = Child("release", command, self._repository, environment, is_quiet=True)
-        self._children.append(release)
+        self._release_step = release
         while not release.has_ended() and not self._is_stopping():
             self._wait(0.1)
         if release.has_ended():
@@ -178,18 +185,17 @@ class Supervisor:
                 for line in release.lines:
                     show("release", line)
                 raise RunError(f"the release step failed ({release.how_it_ended()}), see above.")
-            self._children.remove(release)
+            self._release_step = None
 
-    def _watch(self, port: int) -> int:
-        """Wait until told to stop (0) or until a part ends by itself (1). Says when the product is ready."""
+    def _watch(self, lock: IO[str], port: int) -> int:
+        """Keep web and worker running until told to stop (0) or until PostgreSQL ends by itself (1). Says when the
+        product is ready. Raises RunError when web or worker ends again and again."""
         ready = False
         deadline = time.monotonic() + HEALTHY_SECONDS
         while not self._is_stopping():
-            for child in self._children:
-                if child.has_ended():
-                    child.finish_output()
-                    say(f"{child.name} ended by itself ({child.how_it_ended()}).")
-                    return 1
+            for part in self._parts:
+                if part.keep_running():
+                    self._note_processes(lock, port)
             if self._server and not self._server.is_alive():
                 say(f"PostgreSQL ended by itself; see {self._shown(self._server.log_file)}")
                 return 1
@@ -215,18 +221,19 @@ class Supervisor:
     def _stop_everything(self) -> None:
         """End web and worker, then PostgreSQL, which they need until their last transaction."""
         self._stopping_since = self._stopping_since or time.monotonic()
+        children = self._children()
         is_database_ours = self._server is not None and self._server.is_alive()
-        if self._children or is_database_ours:
+        if children or is_database_ours:
             say("Stopping.")
-        for child in self._children:
+        for child in children:
             child.terminate()
         deadline = time.monotonic() + STOP_SECONDS
-        while not all(child.has_ended() for child in self._children):
+        while not all(child.has_ended() for child in children):
             # A second Ctrl-C is impatience with web and worker, never with the database.
             if self._impatient or time.monotonic() > deadline:
                 break
             self._wait(0.1)
-        for child in self._children:
+        for child in children:
             child.kill()
         self._state.unlink(missing_ok=True)
         if self._server:

@@ -1,17 +1,25 @@
 """The Procfile's processes as children of `make run`: starting them, showing what they say, ending them."""
 
 import contextlib
+import io
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import psutil  # type: ignore[import-untyped]
+
+STEADY_SECONDS = 30.0
+"""Who ends sooner after its start has not come up; later, it was at work and met with an accident."""
+
+MOST_QUICK_ENDS = 4
+FIRST_PAUSE_SECONDS = 1.0
+"""Before a process is started again; doubled with each end that follows another without a steady time between."""
 
 
 class RunError(RuntimeError):
@@ -57,6 +65,10 @@ class Child:
         else:
             self.process.terminate()
 
+    def end_remains(self) -> None:
+        """Ask what an ended process left behind to end, too: a web server's own processes still hold its port."""
+        self._signal_group(signal.SIGTERM)
+
     def kill(self) -> None:
         """Kill what is left of the process and of those it started, and show their last lines."""
         self._signal_group(signal.SIGKILL)
@@ -78,11 +90,57 @@ class Child:
             os.killpg(self.process.pid, number)
 
     def _show_output(self) -> None:
-        for line in self.process.stdout or ():
-            if self._is_quiet:
-                self.lines.append(line.rstrip())
-            else:
-                show(self.name, line.rstrip())
+        with self.process.stdout or io.StringIO() as lines:
+            for line in lines:
+                if self._is_quiet:
+                    self.lines.append(line.rstrip())
+                else:
+                    show(self.name, line.rstrip())
+
+
+class Part:
+    """A process of the product that is started again when it ends by itself, as a platform would do."""
+
+    def __init__(self, start: Callable[[], Child]) -> None:
+        """Start the process; `start` is called again for each further one."""
+        self._start = start
+        self.child = start()
+        self._started_at = time.monotonic()
+        self._quick_ends = 0
+        self._due_at: float | None = None
+
+    def keep_running(self) -> bool:
+        """Notice and tell when the process has ended, and start it again after a pause. Returns whether it did so.
+
+        Raises RunError when it came to an end at its start again and again.
+        """
+        if not self.child.has_ended():
+            return False
+        if self._due_at is None:
+            self._due_at = time.monotonic() + self._pause_after_end()
+        if time.monotonic() < self._due_at:
+            return False
+        self.child.kill()  # only what it left behind and what did not end in the pause
+        self.child = self._start()
+        self._started_at = time.monotonic()
+        self._due_at = None
+        return True
+
+    def _pause_after_end(self) -> float:
+        """Say how the process ended. Returns the seconds until it is started again."""
+        child = self.child
+        is_quick = time.monotonic() - self._started_at < STEADY_SECONDS
+        self._quick_ends = self._quick_ends + 1 if is_quick else 0
+        child.end_remains()
+        child.finish_output()
+        if self._quick_ends >= MOST_QUICK_ENDS:
+            raise RunError(
+                f"{child.name} ended {self._quick_ends} times in a row, each time within {STEADY_SECONDS:g} s of its "
+                f"start (the last time with {child.how_it_ended()}). Its own lines above say why."
+            )
+        pause = FIRST_PAUSE_SECONDS * 2 ** max(0, self._quick_ends - 1)
+        say(f"{child.name} ended by itself ({child.how_it_ended()}). It is started again in {pause:g} s.")
+        return pause
 
 
 def is_running(process: Any) -> bool:

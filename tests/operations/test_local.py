@@ -10,15 +10,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import psutil
 import pytest
 
-from capecontrol.operations.local import read_port
+from capecontrol.operations import local_processes
+from capecontrol.operations.local import is_healthy, read_port
 from capecontrol.operations.local_account import LocalPostgresError, folder_for
-from capecontrol.operations.local_processes import RunError, read_procfile, wait_until_gone
+from capecontrol.operations.local_processes import Child, Part, RunError, read_procfile, wait_until_gone
 from tests.live_server import REPOSITORY, free_port
 
 PROCFILE = """\
@@ -45,6 +46,14 @@ if os.environ.get("STUBBORN"):
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 http.server.HTTPServer(("127.0.0.1", int(os.environ["PORT"])), Answer).serve_forever()
 """
+FORKING_WEB = (
+    WEB.replace("http.server.HTTPServer", "server = http.server.HTTPServer").replace(".serve_forever()", "")
+    + """\
+if os.fork():
+    signal.pause()
+server.serve_forever()
+"""
+)
 WORKER = """\
 import signal, sys
 def end(*_):
@@ -89,6 +98,23 @@ class Run:
 
     def children(self) -> list[psutil.Process]:
         return psutil.Process(self.process.pid).children(recursive=True)
+
+    def part(self, name: str) -> psutil.Process | None:
+        """Return the process of web or worker that the supervisor itself has started."""
+        for child in psutil.Process(self.process.pid).children():
+            with suppress(psutil.NoSuchProcess):  # a zombie is none either
+                if f"{name}.py" in child.cmdline():
+                    return child
+        return None
+
+    def part_after(self, ended: psutil.Process, name: str) -> psutil.Process:
+        """Return the one that has taken the place of a process that ended."""
+        deadline = time.monotonic() + 30
+        while (part := self.part(name)) is None or part == ended:
+            assert self.process.poll() is None, self.output()
+            assert time.monotonic() < deadline, self.output()
+            time.sleep(0.05)
+        return part
 
     def ends(self) -> int:
         return self.process.wait(30)
@@ -218,17 +244,85 @@ def test_a_busy_port_gets_one_sentence_before_anything_starts(start, checkout):
     assert not (checkout / "instance" / "postgres.log").exists()
 
 
+@pytest.mark.parametrize(("name", "other"), [("web", "worker"), ("worker", "web")])
+def test_a_part_that_is_killed_is_started_again(start, checkout, name, other):
+    run = start().ready()
+    killed, untouched = run.part(name), run.part(other)
+    killed.kill()
+    again = run.part_after(killed, name)
+    assert f"{name} ended by itself (signal SIGKILL). It is started again in 1 s.\n" in run.output()
+    assert run.part(other) == untouched
+    noted = json.loads((checkout / "instance" / "run.lock").read_text())["processes"]
+    assert [again.pid, again.create_time()] in noted, "after a killed supervisor the next one ends this one"
+    children = run.children()
+    assert run.stop() == 0
+    assert not running(children)
+    assert run.output().count("Cape Control is ready") == 1
+
+
+def test_a_web_server_that_is_killed_leaves_its_port_to_the_next_one(start, checkout):
+    (checkout / "web.py").write_text(FORKING_WEB)
+    run = start().ready()
+    killed = run.part("web")
+    left = killed.children()
+    assert left
+    killed.kill()
+    run.part_after(killed, "web")
+    deadline = time.monotonic() + 20
+    while not is_healthy(run.port):
+        assert time.monotonic() < deadline, run.output()
+        time.sleep(0.05)
+    assert not running(left)
+    assert run.output().count("web ended by itself") == 1
+
+
 @pytest.mark.parametrize("part", ["web", "worker"])
-def test_when_a_part_ends_by_itself_everything_stops(start, checkout, part):
-    (checkout / f"{part}.py").write_text("import time; time.sleep(1); raise SystemExit(3)")
+def test_when_a_part_does_not_stay_everything_stops(start, checkout, part):
+    (checkout / f"{part}.py").write_text("print('no such setting'); raise SystemExit(3)")
     run = start()
     children: list[psutil.Process] = []
     while run.process.poll() is None:
         children = run.children() or children
         time.sleep(0.1)
     assert run.process.returncode == 1
-    assert f"{part} ended by itself (exit code 3)." in run.output()
+    for seconds in (1, 2, 4):
+        assert f"{part} ended by itself (exit code 3). It is started again in {seconds} s.\n" in run.output()
+    assert run.output().count("| no such setting") == 4
+    assert run.output().endswith(
+        f"Cape Control cannot run: {part} ended 4 times in a row, each time within 30 s of its start "
+        "(the last time with exit code 3). Its own lines above say why.\n"
+    )
     assert not running(children)
+
+
+def test_ctrl_c_does_not_wait_for_a_part_that_is_to_be_started_again(start, checkout):
+    (checkout / "worker.py").write_text("raise SystemExit(3)")
+    run = start()
+    while "It is started again in 4 s." not in run.output():
+        assert run.process.poll() is None, run.output()
+        time.sleep(0.05)
+    children = run.children()
+    began = time.monotonic()
+    assert run.stop() == 0
+    assert time.monotonic() - began < 3
+    assert "cannot run" not in run.output()
+    assert not running(children)
+
+
+def test_an_accident_after_a_steady_time_is_no_further_failed_start(tmp_path, monkeypatch):
+    monkeypatch.setattr(local_processes, "FIRST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(local_processes, "STEADY_SECONDS", 0.3)
+    lives = iter([0, 0, 0, 0.6, 0, 0, 0, 0])
+    part = Part(lambda: Child("worker", f"sleep {next(lives)}", tmp_path, dict(os.environ)))
+
+    def keep() -> None:
+        while True:
+            part.keep_running()
+            time.sleep(0.005)
+
+    with pytest.raises(RunError, match="ended 4 times in a row"):
+        keep()
+    assert list(lives) == []
 
 
 def test_a_failed_release_starts_neither_web_nor_worker(start, checkout):
