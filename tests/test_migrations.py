@@ -78,6 +78,27 @@ def test_migrations_match_the_models_go_down_without_a_trace_and_up_again(databa
             assert tables(url) == left
 
 
+def test_of_links_side_by_side_the_newest_of_each_account_stays_on_the_way_down(databases: Databases) -> None:
+    with databases.clone() as url:
+        with psycopg2.connect(libpq_url(url)) as connection, connection.cursor() as cursor:
+            cursor.execute(
+                "INSERT INTO users_v2"
+                " (id, email, email_key, password_hash, user_role, is_active, created_at, updated_at)"
+                " SELECT name, name, name, '-', 'client', true, now(), now() FROM unnest(ARRAY['a', 'b']) AS name"
+            )
+            cursor.execute(
+                "INSERT INTO email_verifications (user_id, token_hash, created_at, expires_at)"
+                " SELECT name, name || number, now() - number * interval '1 hour', now()"
+                " FROM unnest(ARRAY['a', 'b']) AS name, generate_series(1, 3) AS number"
+            )
+        done = flask("db", "downgrade", "conversation_fingerprints", database_url=url)
+        assert done.returncode == 0, done.stderr
+        with psycopg2.connect(libpq_url(url)) as connection, connection.cursor() as cursor:
+            cursor.execute("SELECT token_hash FROM email_verifications ORDER BY token_hash")
+            assert [token_hash for (token_hash,) in cursor.fetchall()] == ["a1", "b1"]
+        assert flask("db", "upgrade", database_url=url).returncode == 0
+
+
 def test_an_inherited_database_is_refused_and_left_as_it_is(empty_database: str) -> None:
     with psycopg2.connect(libpq_url(empty_database)) as connection, connection.cursor() as cursor:
         cursor.execute(LEGACY)

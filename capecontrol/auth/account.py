@@ -93,7 +93,7 @@ def has_account(email: str) -> bool:
 def promote(email: str, *, actor: Actor | None) -> User:
     """Make an existing person an administrator, whose address counts as confirmed: who promotes them vouches for it.
 
-    A link that is still out would bring what somebody else filled in, so it ends. Raises NotFound when nobody has the
+    Links that are still out would bring what somebody else filled in, so they end. Raises NotFound when nobody has the
     address.
     """
     user = db.session.scalar(select(User).where(User.email_key == email_addresses.key_of(email)).with_for_update())

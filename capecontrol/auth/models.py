@@ -105,17 +105,18 @@ class IdempotencyKey(db.Model):  # type: ignore[name-defined]
 
 
 class EmailVerification(db.Model):  # type: ignore[name-defined]
-    """The one link by which an account's owner can confirm the address; of its secret only the fingerprint is stored.
+    """A link by which an account's owner can confirm the address; of its secret only the fingerprint is stored.
 
-    `form` is what a newer registration of the unconfirmed address said, with the hash of its password. It becomes the
-    account's when its own link is used, and is nothing until then; None where the account stays as it is.
+    Several may be out for an account, each until it is over or one of them is used. `form` is what a newer registration
+    of the unconfirmed address said, with the hash of its password. It becomes the account's when its own link is used,
+    and is nothing until then; None where the account stays as it is.
     """
 
     __tablename__ = "email_verifications"
-    __table_args__ = (Index(None, "expires_at"),)
+    __table_args__ = (Index(None, "expires_at"), Index(None, "user_id"))
 
-    user_id: Mapped[str] = mapped_column(Text, ForeignKey("users_v2.id", ondelete="CASCADE"), primary_key=True)
-    token_hash: Mapped[str] = mapped_column(Text, unique=True)
+    token_hash: Mapped[str] = mapped_column(Text, primary_key=True)
+    user_id: Mapped[str] = mapped_column(Text, ForeignKey("users_v2.id", ondelete="CASCADE"))
     form: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), default=clock.now)
     expires_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))

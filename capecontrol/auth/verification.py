@@ -26,7 +26,8 @@ from capecontrol.mail.models import OutgoingMail
 
 LINK_LASTS = timedelta(hours=24)
 MAIL_EVERY = timedelta(hours=1)
-"""An address gets at most one of these letters in this time, whoever asks: nobody can be flooded with our mails."""
+"""An address gets at most one of these letters in this time, whoever asks: nobody can be flooded with our mails. It
+also bounds the links that are out for an account to those of a day."""
 
 PATH = "/verify-email"
 FORM_FIELDS = (
@@ -53,7 +54,7 @@ _WRITTEN_LATELY = select(
         OutgoingMail.created_at > bindparam("since"),
     )
 )
-_fresh_link = insert(_links).from_select(
+_KEEP_LINK = insert(_links).from_select(
     ["user_id", "token_hash", "form", "created_at", "expires_at"],
     select(
         _people.c.id,
@@ -63,16 +64,13 @@ _fresh_link = insert(_links).from_select(
         bindparam("expires_at", type_=_links.c.expires_at.type),
     ).where(_people.c.id == bindparam("user_id"), _people.c.email_verified_at.is_(None)),
 )
-_KEEP_LINK = _fresh_link.on_conflict_do_update(
-    index_elements=[_links.c.user_id],
-    set_={name: _fresh_link.excluded[name] for name in ("token_hash", "form", "created_at", "expires_at")},
-)
 
 
 class LinkNotValid(NotFound):
-    """The link was used, is too old, was replaced by a newer one, or never was one of ours; nobody is told which."""
+    """The link or another one of its account was used, or it is too old, or never was one of ours; nobody is told
+    which."""
 
-    detail = "This link was used already, is more than a day old, or a newer one has taken its place."
+    detail = "This link, or another one to the same mailbox, was used already, or it is more than a day old."
 
 
 def lock_owner(email_key: str | None) -> Row[Any] | None:
@@ -84,7 +82,8 @@ def write_to(owner: Row[Any] | None, *, form: Mapping[str, Any] | None) -> None:
     """Write to an account's owner, with the transaction: the link that confirms the address, or that there is an
     account already where it is confirmed. Not within an hour of the last time, and not to nobody or a closed account.
 
-    `form` is what a newer registration said (FORM_FIELDS); it becomes the account's with this link alone.
+    Links that are out already stay good, so that nobody can take one away by asking. `form` is what a newer
+    registration said (FORM_FIELDS); it becomes the account's with this link alone.
     """
     now = clock.now()
     user_id = owner.id if owner is not None else None
@@ -135,7 +134,7 @@ def get_address(token: str) -> str:
 
 
 def verify(token: str, *, administrators: Iterable[str]) -> User:
-    """Confirm the address by its link, which is spent with it. One of `administrators` becomes one by that.
+    """Confirm the address by a link, with which all of its account's are spent. One of `administrators` becomes one.
 
     Raises LinkNotValid or Unavailable; each is recorded.
     """
@@ -177,7 +176,8 @@ def forget_old_links() -> int:
 
 
 def _spend(token: str) -> tuple[User, dict[str, Any] | None]:
-    """Take the link out of the world, and return its account with what a newer form said. Raises LinkNotValid."""
+    """Take the link and all others of its account out of the world, and return the account with what the form of this
+    link said. Raises LinkNotValid."""
     user_id = db.session.scalar(select(EmailVerification.user_id).where(*_is_good(token)))
     # First the account and then the link, in the order of those who write a new one.
     user = db.session.get(User, user_id, with_for_update={"key_share": True}) if user_id is not None else None
@@ -186,6 +186,7 @@ def _spend(token: str) -> tuple[User, dict[str, Any] | None]:
     ).one_or_none()
     if user is None or spent is None or not user.is_active or user.email_verified_at is not None:
         raise LinkNotValid
+    db.session.execute(delete(EmailVerification).where(EmailVerification.user_id == user.id))
     return user, spent.form
 
 

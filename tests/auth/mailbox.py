@@ -27,8 +27,14 @@ class Mailbox:
         return str(paths[-1]).removeprefix("/verify-email?token=")
 
     def let_an_hour_pass(self) -> None:
-        """Make every mail an hour older."""
-        self._execute(update(OutgoingMail).values(created_at=OutgoingMail.created_at - timedelta(minutes=61)))
+        """Make every mail and every link an hour older."""
+        hour = timedelta(minutes=61)
+        self._execute(update(OutgoingMail).values(created_at=OutgoingMail.created_at - hour))
+        self._execute(
+            update(EmailVerification).values(
+                created_at=EmailVerification.created_at - hour, expires_at=EmailVerification.expires_at - hour
+            )
+        )
 
     def let_a_day_pass(self) -> None:
         """Make every link a day older."""

@@ -125,13 +125,81 @@ def test_a_link_lasts_a_day(private: Flask, mailbox: Mailbox, token: str) -> Non
         assert verification.forget_old_links() == 0
 
 
-def test_asking_again_replaces_the_link(private: Flask, mailbox: Mailbox, token: str) -> None:
+@pytest.fixture
+def tokens(private: Flask, mailbox: Mailbox, token: str) -> list[str]:
+    """Return the secrets of three links to one mailbox: of the registration, of another one with other words, and of a
+    sign-in with the first one's password."""
     mailbox.let_an_hour_pass()
-    register(private.test_client(), EMAIL)
-    assert mailbox.token(EMAIL) != token
-    assert press_blindly(private, token).status_code == 404
-    press(private, mailbox.token(EMAIL))
-    assert sign_in(private).status_code == 200
+    register(private.test_client(), EMAIL, password=OTHER_PASSWORD, full_name="Somebody Else")
+    second = mailbox.token(EMAIL)
+    mailbox.let_an_hour_pass()
+    sign_in(private)
+    return [token, second, mailbox.token(EMAIL)]
+
+
+@pytest.mark.parametrize(
+    ("used", "name", "password"),
+    [(0, "Lerato Dube", PASSWORD), (1, "Somebody Else", OTHER_PASSWORD), (2, "Lerato Dube", PASSWORD)],
+)
+def test_links_stand_side_by_side_until_one_is_used(
+    private: Flask, tokens: list[str], used: int, name: str, password: str
+) -> None:
+    assert len(set(tokens)) == 3
+    for token in tokens:
+        assert Visitor(private).visit(f"/verify-email?token={token}").words.count(EMAIL) == 1
+    press(private, tokens[used])
+    assert person(private).full_name == name
+    assert sign_in(private, password=password).status_code == 200
+    for token in tokens:
+        press(private, token, status=404)
+        assert press_blindly(private, token).status_code == 404
+    assert person(private).full_name == name
+    with private.app_context():
+        assert db.session.scalars(select(EmailVerification)).all() == []
+
+
+def test_whoever_registered_first_takes_nobodys_link_by_signing_in(private: Flask, mailbox: Mailbox) -> None:
+    """Somebody else registered the address; its owner did an hour later, and has not confirmed yet."""
+    register(private.test_client(), EMAIL, full_name="Squatter")
+    mailbox.let_an_hour_pass()
+    register(private.test_client(), EMAIL, password=OTHER_PASSWORD)
+    owners = mailbox.token(EMAIL)
+    mailbox.let_an_hour_pass()
+    sign_in(private)
+    late = mailbox.token(EMAIL)
+    assert late != owners
+    press(private, owners)
+    assert person(private).full_name == "Lerato Dube"
+    assert sign_in(private, password=OTHER_PASSWORD).status_code == 200
+    assert press_blindly(private, late).status_code == 404
+    assert sign_in(private, password=PASSWORD).status_code == 401
+
+
+def test_of_different_links_pressed_at_once_one_confirms(private: Flask, tokens: list[str]) -> None:
+    with ThreadPoolExecutor(3) as hands:
+        statuses = sorted(hands.map(lambda token: press_blindly(private, token).status_code, tokens))
+    assert statuses == [303, 404, 404]
+    assert [event.success for event in recorded(private, "email_verified")].count(True) == 1
+
+
+def test_using_a_link_leaves_the_links_of_others_alone(private: Flask, mailbox: Mailbox, tokens: list[str]) -> None:
+    register(private.test_client(), "noise@example.com")
+    press(private, tokens[0])
+    press(private, mailbox.token("noise@example.com"))
+
+
+def test_no_more_links_are_out_than_a_day_has_hours(private: Flask, mailbox: Mailbox, token: str) -> None:
+    for _ in range(26):
+        mailbox.let_an_hour_pass()
+        sign_in(private)
+        sign_in(private)
+    with private.app_context():
+        alive = db.session.scalars(select(EmailVerification).where(EmailVerification.expires_at > clock.now())).all()
+        assert len(alive) == 24
+        assert len({link.token_hash for link in alive}) == 24
+        verification.forget_old_links()
+        assert len(db.session.scalars(select(EmailVerification)).all()) == 24
+    press(private, token, status=404)
 
 
 @pytest.mark.parametrize("forged", ["", "abc", "a\ud800b", "x" * 5000, "%00", "' OR 1=1 --"])
@@ -310,7 +378,6 @@ def test_the_right_password_of_an_unconfirmed_account_mails_the_link_again_at_mo
     for _ in range(3):
         sign_in(private)
     assert mailbox.letters() == [("verify_email", EMAIL)] * 2
-    assert press_blindly(private, token).status_code == 404
     press(private, mailbox.token(EMAIL))
     assert sign_in(private).status_code == 200
 
@@ -343,13 +410,10 @@ def test_an_administrator_made_by_the_operator_counts_as_confirmed(private: Flas
     assert sign_in(private, email).json["user"]["role"] == "admin"
 
 
-def test_a_link_that_is_still_out_brings_an_administrator_no_other_password(private: Flask, mailbox: Mailbox) -> None:
-    register(private.test_client(), EMAIL)
-    mailbox.let_an_hour_pass()
-    register(private.test_client(), EMAIL, password=OTHER_PASSWORD)
-    late = mailbox.token(EMAIL)
+def test_links_that_are_still_out_bring_an_administrator_no_other_password(private: Flask, tokens: list[str]) -> None:
     private.test_cli_runner().invoke(args=["auth", "create-admin", EMAIL])
-    assert press_blindly(private, late).status_code == 404
+    for token in tokens:
+        assert press_blindly(private, token).status_code == 404
     assert sign_in(private, password=OTHER_PASSWORD).status_code == 401
     assert sign_in(private).json["user"]["role"] == "admin"
 
