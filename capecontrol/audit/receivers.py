@@ -18,12 +18,14 @@ from urllib.parse import urlsplit
 
 from capecontrol import clock
 from capecontrol.audit import ocsf
+from capecontrol.audit.name_resolution import addresses_of
 
 STEP_SECONDS = 10.0
-"""How long connecting, or one piece sent or read, may take."""
+"""How long finding an address, connecting, or one piece sent or read, may take."""
 
 BATCH_SECONDS = 30.0
-"""How long one batch may take altogether, connecting included; a receiver that answers byte by byte is cut off."""
+"""How long one batch may take altogether, finding the address included; a receiver that answers byte by byte is cut
+off."""
 
 MOST_RETRY_AFTER = 3600
 
@@ -172,7 +174,8 @@ def _reach(host: str, port: int, context: ssl.SSLContext | None, limit: _Limit) 
 
 def _connect(host: str, port: int, limit: _Limit) -> socket.socket:
     trouble = OSError("it has no address")
-    for family, kind, protocol, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+    found = addresses_of(host, port, seconds=limit.left(at_most=STEP_SECONDS))
+    for family, kind, protocol, _, address in found:
         plain = socket.socket(family, kind, protocol)
         try:
             plain.settimeout(limit.left(at_most=STEP_SECONDS))

@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import psycopg2
 import pytest
@@ -555,6 +556,74 @@ def test_a_name_with_many_silent_addresses_is_given_up(
         assert delivery.deliver(receiver) == 0
         assert time.monotonic() - began < 10
     assert state(stored, kind).last_error == "it did not answer in time"
+
+
+@pytest.fixture
+def resolver(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[threading.Event, list[str]]]:
+    """Let the system's resolver hang on the name `slow` until the event is set, for 20 s at most; yield the event and
+    the names it was asked for."""
+    answers, asked = threading.Event(), []
+    find = socket.getaddrinfo
+
+    def find_slowly(host: str, *arguments: Any, **how: Any) -> Any:
+        asked.append(host)
+        if host == "slow":
+            answers.wait(20)
+            host = "127.0.0.1"
+        return find(host, *arguments, **how)
+
+    monkeypatch.setattr(socket, "getaddrinfo", find_slowly)
+    yield answers, asked
+    answers.set()
+    for thread in threading.enumerate():
+        if thread.name == "resolver":
+            thread.join(10)
+
+
+@pytest.mark.usefixtures("context")
+@pytest.mark.parametrize("kind", ["http", "syslog"])
+def test_a_name_nobody_resolves_is_given_up_within_the_batchs_time(
+    certificate: Certificate, stored: Session, monkeypatch: pytest.MonkeyPatch, resolver, kind: str
+) -> None:
+    monkeypatch.setattr(receivers, "BATCH_SECONDS", 0.5)
+    _, asked = resolver
+    events(stored, 1)
+    receiver = {
+        "http": HttpReceiver("http://slow:9/", TOKEN),
+        "syslog": SyslogReceiver("slow:9", ca=str(certificate.file), hostname="app"),
+    }[kind]
+    for _ in range(3):
+        began = time.monotonic()
+        assert delivery.deliver(receiver, is_patient=False) == 0
+        assert time.monotonic() - began < 5
+    kept = state(stored, kind)
+    assert (kept.last_error, kept.failures, kept.lease) == ("its name was not resolved in time", 3, None)
+    assert asked.count("slow") == 1, "a resolver that hangs is not asked again while it does"
+
+
+@pytest.mark.usefixtures("context")
+def test_a_resolver_that_answers_again_is_asked_anew(endpoint, stored: Session, monkeypatch, resolver) -> None:
+    answers, asked = resolver
+    port = urlsplit(endpoint.url).port
+    receiver = HttpReceiver(f"http://slow:{port}/", TOKEN)
+    monkeypatch.setattr(receivers, "STEP_SECONDS", 1.5)
+    sent = events(stored, 2)
+    assert delivery.deliver(receiver) == 0
+    answers.set()
+    assert delivery.deliver(receiver, is_patient=False) == 2
+    assert endpoint.received.ids == sent
+    sent += events(stored, 1)
+    assert delivery.deliver(receiver) == 1
+    assert asked.count("slow") >= 2
+
+
+@pytest.mark.usefixtures("context")
+def test_a_name_that_does_not_exist_is_told_as_the_system_tells_it(stored: Session) -> None:
+    events(stored, 1)
+    for host in ("nowhere.invalid", "a" * 70):
+        assert delivery.deliver(HttpReceiver(f"http://{host}/", TOKEN), is_patient=False) == 0
+        assert state(stored).last_error
+        assert state(stored).last_error != "its name was not resolved in time"
 
 
 @pytest.mark.usefixtures("context")
