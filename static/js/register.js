@@ -110,24 +110,29 @@ function prepareAvailability() {
 let speaking;
 
 function prepareStrength() {
-  const meter = form.querySelector(".strength__meter");
-  const shown = document.getElementById("password-strength");
   const spoken = form.querySelector("[data-strength-spoken]");
+  clearTimeout(speaking);
   password.addEventListener("input", () => {
     clearTimeout(speaking);
-    const personal = [email.value, form.elements.full_name.value];
-    const { score, words } = password.value
-      ? strengthOf(password.value, password.minLength, personal)
-      : { score: 0, words: "" };
-    meter.value = score;
-    shown.textContent = words;
+    const words = showStrength();
     speaking = setTimeout(() => {
       spoken.textContent = words;
     }, SPEAKING_PAUSE);
   });
 }
 
-/* Before posting: what is plainly missing or wrong is said at once, since a page that comes back has lost the password. */
+/** Show how strong the password in the field is, and return the words for it. */
+function showStrength() {
+  const personal = [email.value, form.elements.full_name.value];
+  const { score, words } = password.value
+    ? strengthOf(password.value, password.minLength, personal)
+    : { score: 0, words: "" };
+  form.querySelector(".strength__meter").value = score;
+  document.getElementById("password-strength").textContent = words;
+  return words;
+}
+
+/* Before posting: what is plainly missing or wrong is said at once, without a way to the server and back. */
 
 function isMissing(field) {
   if (field.type === "checkbox") return !field.checked;
@@ -213,15 +218,14 @@ async function follow() {
 }
 
 /** The form came back with something to correct, or with the request to press again. */
-function showAgain({ page, status }) {
+function showAgain({ page }) {
   const kept = password.value;
   showPage(page);
   prepare();
-  const mayComeAgain = [429, 503].includes(status);
-  if (!mayComeAgain) return;
-  // Nothing was wrong with the password, so nobody should have to type it twice.
+  // Unless something was wrong with the password itself, nobody should have to type it twice.
+  if (password.hasAttribute("aria-invalid")) return;
   password.value = kept;
-  password.dispatchEvent(new Event("input"));
+  showStrength();
 }
 
 function stop(trouble) {

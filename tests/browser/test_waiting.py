@@ -528,7 +528,41 @@ def test_every_plain_mistake_is_told_before_anything_is_sent(context: BrowserCon
     expect(told).to_have_count(2)
 
 
-def test_a_taken_address_comes_back_with_everything_but_the_password(
+def send_and_read_the_answer(page: Page) -> str:
+    """Press the button and return what the server made of the form."""
+    with page.expect_response(lambda response: response.request.method == "POST") as answer:
+        page.get_by_role("button", name="Open my account").click()
+    return answer.value.text()
+
+
+def test_a_form_that_looks_automated_comes_back_with_its_password(
+    context: BrowserContext, live_server: LiveServer
+) -> None:
+    page = context.new_page()
+    fill_in(page, live_server, "trapped@example.com")
+    page.locator("[name=fax_number]").evaluate("field => { field.value = 'filled in by a password manager'; }")
+    assert PASSWORD not in send_and_read_the_answer(page)
+    expect(page.get_by_role("alert").first).to_contain_text("Please empty it and send the form again.")
+    expect(page.get_by_label("Password", exact=True)).to_have_value(PASSWORD)
+    expect(page.locator("#password-strength")).to_contain_text("trong")
+    assert page.locator(".strength__meter").evaluate("meter => meter.value") >= 3
+    check_access(page)
+    page.wait_for_timeout(1100)
+    page.get_by_role("button", name="Open my account").click()
+    expect_an_account(page, live_server, "trapped@example.com")
+
+
+def test_a_password_that_was_refused_is_not_put_in_again(context: BrowserContext, live_server: LiveServer) -> None:
+    page = context.new_page()
+    fill_in(page, live_server, "common@example.com")
+    page.get_by_label("Password", exact=True).fill("password1234")
+    page.get_by_role("button", name="Open my account").click()
+    expect(page.get_by_role("alert").first).to_contain_text("lists that attackers try first")
+    expect(page.get_by_label("Password", exact=True)).to_be_empty()
+    expect(page.locator("#password-strength")).to_be_empty()
+
+
+def test_a_taken_address_comes_back_with_everything_and_another_one_will_do(
     context: BrowserContext, chromium: Browser, live_server: LiveServer
 ) -> None:
     page = context.new_page()
@@ -539,18 +573,18 @@ def test_a_taken_address_comes_back_with_everything_but_the_password(
     try:
         page = other.new_page()
         fill_in(page, live_server, "twice@example.com")
-        page.get_by_role("button", name="Open my account").click()
+        assert PASSWORD not in send_and_read_the_answer(page)
         expect(page.get_by_role("alert").first).to_contain_text("already has an account")
         expect(page.get_by_role("alert").first).to_be_focused()
         expect(page).to_have_title(re.compile("^Error: "))
         expect(page).to_have_url(f"{live_server.url}/register")
         expect(page.get_by_label("E-mail address")).to_have_value("twice@example.com")
-        expect(page.get_by_label("Password", exact=True)).to_be_empty()
+        expect(page.get_by_label("Password", exact=True)).to_have_value(PASSWORD)
+        expect(page.get_by_label("Password", exact=True)).to_have_attribute("type", "password")
+        expect(page.locator("#password-strength")).to_contain_text("trong")
         # The new form behaves as the first one did.
         page.get_by_label("E-mail address").fill("thrice@example.com")
         expect(page.locator("#email-availability")).to_contain_text("free")
-        page.get_by_label("Password", exact=True).fill(PASSWORD)
-        expect(page.locator("#password-strength")).to_contain_text("trong")
         page.wait_for_timeout(1100)
         page.get_by_role("button", name="Open my account").click()
         expect_an_account(page, live_server, "thrice@example.com")
