@@ -10,7 +10,7 @@ from capecontrol import clock
 from capecontrol.web import template_filters
 from tests.browser import walk
 from tests.browser.chromium import complaints_of
-from tests.browser.test_walk import check_access, check_width, nothing
+from tests.browser.test_walk import check_access, check_large_text, check_width, nothing
 from tests.live_server import LiveServer
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
@@ -26,6 +26,7 @@ ADDRESSES = (
     "/audit/statistics?days=1",
     "/audit/statistics?days=90",
     "/audit/people/office@example.com",
+    "/audit/export",
 )
 
 
@@ -56,11 +57,13 @@ def test_every_audit_page_fits_and_is_accessible(
                     fold.click()
             check_width(page)
             check_access(page)
+            check_large_text(page)
         page.goto(f"{live_server.url}/audit")
         page.locator("a.events__link").first.click()
         expect(page).to_have_url(re.compile(r"/audit/[0-9a-f-]{36}$"))
         check_width(page)
         check_access(page)
+        check_large_text(page)
         assert complaints == []
     finally:
         context.close()

@@ -7,7 +7,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from tests.browser import walk
 from tests.browser.chromium import complaints_of
-from tests.browser.test_walk import check_access, check_width, nothing
+from tests.browser.test_walk import check_access, check_large_text, check_width, nothing
 from tests.live_server import LiveServer
 
 pytestmark = pytest.mark.browser
@@ -22,6 +22,7 @@ def look_everywhere(page: Page) -> None:
             page.set_viewport_size({"width": width, "height": 844})
             check_width(page)
             check_access(page)
+            check_large_text(page)
 
 
 def test_staff_give_a_reason_by_keyboard_and_the_owner_sees_it(chromium: Browser, live_server: LiveServer) -> None:
