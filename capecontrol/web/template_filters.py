@@ -22,10 +22,10 @@ def init_app(app: Flask) -> None:
 
 
 def relative(at: datetime | None) -> Markup:
-    """Return a time as "3 minutes ago", with the exact one on hover."""
+    """Return a time as "3 minutes ago", with the exact one on hover; relative_times.js lets it go on."""
     if at is None:
         return Markup('<span class="muted">never</span>')
-    return Markup('<time datetime="{}" title="{}">{}</time>').format(at.isoformat(), exact(at), _ago(at))
+    return Markup('<time datetime="{}" title="{}" data-relative>{}</time>').format(at.isoformat(), exact(at), _ago(at))
 
 
 def exact(at: datetime | None) -> str:

@@ -49,6 +49,7 @@ function timeOf(message) {
   const when = new Date(message.created_at ?? Date.now());
   time.dateTime = when.toISOString();
   time.title = when.toLocaleString();
+  time.dataset.relative = "";
   time.textContent = "just now";
   return time;
 }

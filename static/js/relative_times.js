@@ -1,4 +1,6 @@
-// How long ago something was: goes on while the page is open.
+// How long ago something was: goes on while the page is open, on every page and for what comes onto it later.
+//
+// Nothing is announced: no such time stands in a live region.
 
 const EVERY = 60_000;
 
@@ -12,14 +14,12 @@ const STEPS = [
   [12, "month"],
 ];
 
-/** Rewrite the times within `place` once a minute, also those that are put there later. */
-export function keepTimes(place) {
-  setInterval(() => {
-    for (const time of place.querySelectorAll("time")) {
-      const words = ago((Date.now() - Date.parse(time.dateTime)) / 1000);
-      if (time.textContent !== words) time.textContent = words;
-    }
-  }, EVERY);
+function goOn() {
+  if (document.hidden) return;
+  for (const time of document.querySelectorAll("time[data-relative]")) {
+    const words = ago((Date.now() - Date.parse(time.dateTime)) / 1000);
+    if (time.textContent !== words) time.textContent = words;
+  }
 }
 
 /** Say how long ago something was that is `amount` seconds old. */
@@ -36,3 +36,7 @@ function inWords(amount, unit) {
   const count = Math.floor(amount);
   return `${count.toLocaleString("en")} ${count === 1 ? unit : `${unit}s`} ago`;
 }
+
+setInterval(goOn, EVERY);
+// Nobody reads a page in the background; it is right again when it is looked at.
+document.addEventListener("visibilitychange", goOn);

@@ -195,6 +195,32 @@ def test_every_page_fits_a_phone(chromium: Browser, live_server: LiveServer, wid
         context.close()
 
 
+def test_how_long_ago_something_was_goes_on_wherever_it_stands(
+    context: BrowserContext, live_server: LiveServer
+) -> None:
+    page = new_person(context, live_server, "times@example.com")
+    complaints = complaints_of(page)
+    start_conversation(page, "How do I sign out?")
+    expect(page.locator('[data-role="assistant"]')).to_have_attribute("data-status", "complete", timeout=20_000)
+    page.clock.install()
+    page.reload()
+    page.get_by_label("Your message").fill("And how do I come back?")
+    page.get_by_role("button", name=re.compile("^Send")).click()
+    mine = page.locator('[data-role="user"] time').last
+    expect(mine).to_have_text("just now")
+    page.clock.fast_forward(61_000)
+    expect(mine).to_have_text("1 minute ago")
+    for path in ("/conversations", "/account", "/account/activity"):
+        page.goto(f"{live_server.url}{path}")
+        time = page.locator("main time").last
+        expect(time).to_have_text(re.compile("just now|seconds? ago|1 minute ago"))
+        page.clock.fast_forward(3 * 3_600_000)
+        expect(time).to_have_text(re.compile(r"^\d+ hours ago$"))
+        spoken = "[aria-live], [role=status], [role=alert], [role=log], [role=timer]"
+        assert page.locator(f":is({spoken}) time").count() == 0, "each change would be read out"
+    assert complaints == []
+
+
 def test_the_title_says_while_there_is_a_mistake(context: BrowserContext, live_server: LiveServer) -> None:
     page = context.new_page()
     page.goto(f"{live_server.url}/register")
