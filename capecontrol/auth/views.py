@@ -26,7 +26,7 @@ from capecontrol.auth.waiting_cookie import Kept
 from capecontrol.config import current_settings
 from capecontrol.errors import DomainError, Invalid, RateLimited, RetryLater, SignInRequired
 from capecontrol.web import rate_limits
-from capecontrol.web.error_handlers import status_of
+from capecontrol.web.error_handlers import answers_outdated_form, status_of
 
 pages = Blueprint("auth", __name__)
 
@@ -139,6 +139,8 @@ def sign_in() -> Answer:
         target = safe_target(request.args.get("next"))
         if identity.actor_or_none() is not None:
             return redirect(target or url_for("conversations.list_all"), code=303)
+        if "signed_out" in request.args:
+            flash("You are signed out.")
         form.next.data = target
         return render_template("auth/sign_in.html", form=form, refused=None)
     target = safe_target(form.next.data)
@@ -166,14 +168,33 @@ def sign_in() -> Answer:
     return redirect(target or url_for("conversations.list_all"), code=303)
 
 
+def _offer_sign_out_again(page: str | None) -> Response:
+    """Answer a button of a page left open too long: tell who is signed out so, else show the page with one that works.
+
+    Another site's form comes without cookies, as if nobody were signed in. So nothing is set here then: a session of
+    this answer, even one that only holds a message, would take the place of the person's own.
+    """
+    if identity.actor_or_none() is None:
+        return _to_signing_in()
+    flash("That page was open for too long. Press “Sign out” once more.", "warning")
+    return redirect(page or url_for("conversations.list_all"), code=303)
+
+
 @pages.post("/logout")
 @public
+@answers_outdated_form(_offer_sign_out_again)
 def sign_out() -> Response:
     """Sign out here; harmless when nobody is signed in."""
     actor = identity.actor_or_none()
-    if actor is not None:
-        signing_in.sign_out(actor=actor, method="page")
+    if actor is None:
+        return leave(_to_signing_in())
+    signing_in.sign_out(actor=actor, method="page")
     return leave(redirect(url_for("landing.show"), code=303))
+
+
+def _to_signing_in() -> Response:
+    """Go to the page for signing in, which says that one is signed out; who is not is led on from there."""
+    return redirect(url_for("auth.sign_in", signed_out=1), code=303)
 
 
 @pages.get("/account")

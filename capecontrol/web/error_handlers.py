@@ -20,6 +20,7 @@ from capecontrol.extensions import db, login_manager
 
 View = TypeVar("View", bound=Callable[..., Any])
 Wording = Callable[[int, str], dict[str, Any]]
+OutdatedFormAnswer = Callable[[str | None], AnyResponse]
 
 log = structlog.get_logger("errors")
 
@@ -66,6 +67,18 @@ def words_errors(wording: Wording) -> Callable[[View], View]:
     return note
 
 
+def answers_outdated_form(answer: OutdatedFormAnswer) -> Callable[[View], View]:
+    """Let a view's form without a valid token be answered otherwise than by 400: `answer(page)` is given the page of
+    ours that the form came from, or None. It does nothing of what the form asks for, which another site may have sent.
+    """
+
+    def note(view: View) -> View:
+        view.answers_outdated_form = answer  # type: ignore[attr-defined]
+        return view
+
+    return note
+
+
 def init_app(app: Flask) -> None:
     """Register the handlers. One application-level handler chooses by path: a blueprint's never sees an unknown
     address."""
@@ -82,6 +95,12 @@ def init_app(app: Flask) -> None:
 
     @app.errorhandler(CSRFError)
     def form_without_token(_: CSRFError) -> AnyResponse:
+        answer: OutdatedFormAnswer | None = getattr(_view(), "answers_outdated_form", None)
+        if answer is not None:
+            try:
+                return answer(_page_of_the_form())
+            except SQLAlchemyError as error:
+                return database_in_trouble(error)
         if _lacks_somebody():
             return refused(errors.SignInRequired())
         return _answer(
@@ -143,7 +162,7 @@ def _answer(
 
 
 def _more(status: int, detail: str) -> dict[str, Any]:
-    wording: Wording | None = getattr(current_app.view_functions.get(request.endpoint or ""), "words_errors", None)
+    wording: Wording | None = getattr(_view(), "words_errors", None)
     return wording(status, detail) if wording else {}
 
 
@@ -178,11 +197,14 @@ def _wants_json() -> bool:
     return request.path.startswith("/api/") or request.path == "/api"
 
 
+def _view() -> Callable[..., Any] | None:
+    return current_app.view_functions.get(request.endpoint or "")
+
+
 def _lacks_somebody() -> bool:
     """Say whether nobody is signed in though the view asks for somebody; where the database is silent, it is not so."""
-    view = current_app.view_functions.get(request.endpoint or "")
     try:
-        return getattr(view, "access", "public") != "public" and not current_user.is_authenticated
+        return getattr(_view(), "access", "public") != "public" and not current_user.is_authenticated
     except SQLAlchemyError:
         _draw_as_nobody()
         return False

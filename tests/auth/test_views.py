@@ -10,6 +10,7 @@ from bs4 import BeautifulSoup
 from flask import Flask
 from itsdangerous import TimestampSigner
 from sqlalchemy import func, select, update
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 from werkzeug.test import TestResponse
 
@@ -320,6 +321,68 @@ def test_signing_out_ends_the_session_on_the_server(
     thief.client.set_cookie("session", stolen.value)
     assert "Sign in" in thief.visit("/account").title.get_text()
     assert names(db_session)[-1] == "user_logout"
+
+
+def test_who_is_signed_out_already_is_told_so_by_the_button_of_an_old_page(sign_in, person: Person) -> None:
+    visitor = sign_in(person)
+    old = visitor.visit("/account")
+    visitor.send("/logout")
+    visitor.page = old
+    page = visitor.send("/logout")
+    assert page.answer.request.path == "/login"
+    assert page.find(class_="flashes").get_text(strip=True) == "You are signed out."
+    assert "You are signed out." not in visitor.visit("/login").words
+
+
+def test_whose_session_was_ended_elsewhere_is_told_so_by_the_button(
+    sign_in, person: Person, db_session: Session
+) -> None:
+    visitor = sign_in(person)
+    visitor.visit("/account")
+    db_session.execute(update(UserSession).values(ended_at=clock.now()))
+    page = visitor.send("/logout")
+    assert page.answer.request.path == "/login"
+    assert page.find(class_="flashes").get_text(strip=True) == "You are signed out."
+
+
+def test_an_old_button_brings_the_page_back_with_one_that_signs_out(
+    sign_in, person: Person, db_session: Session
+) -> None:
+    visitor = sign_in(person)
+    answer = post_as_from(visitor, "http://localhost/account/activity?outcome=refused", "/logout")
+    assert (answer.status_code, answer.headers["Location"]) == (303, "/account/activity?outcome=refused")
+    assert "Press “Sign out” once more." in visitor.visit(answer.headers["Location"]).words
+    assert post_as_from(visitor, "https://evil.test/account", "/logout").headers["Location"] == "/conversations"
+    assert db_session.scalars(select(UserSession.ended_at)).one() is None
+    visitor.visit("/account")
+    assert visitor.send("/logout").answer.request.path == "/"
+    assert db_session.scalars(select(UserSession.ended_at)).one() is not None
+
+
+def test_an_old_button_is_answered_in_words_while_the_database_is_silent(
+    sign_in, person: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    visitor = sign_in(person)
+
+    def be_silent(*_args: object, **_kwargs: object) -> None:
+        raise OperationalError("SELECT", {}, psycopg2.OperationalError("server closed the connection"))
+
+    monkeypatch.setattr(Session, "execute", be_silent)
+    assert post_as_from(visitor, "http://localhost/account", "/logout").status_code == 503
+
+
+def test_another_sites_form_signs_nobody_out(app: Flask, sign_in, person: Person, db_session: Session) -> None:
+    """A browser sends it without the person's cookies, and keeps the cookies of the answer."""
+    headers = {"Referer": "https://evil.test/", "Origin": "https://evil.test"}
+    answer = app.test_client().post("/logout", headers=headers)
+    assert answer.status_code == 303
+    assert answer.headers.getlist("Set-Cookie") == []
+    visitor = sign_in(person)
+    page = visitor.visit(answer.headers["Location"])
+    assert page.answer.request.path == "/conversations"
+    assert visitor.client.post("/logout", headers=headers).status_code == 303
+    assert person.email in visitor.visit("/account").words
+    assert db_session.scalars(select(UserSession.ended_at)).one() is None
 
 
 def test_a_page_that_needs_signing_in_comes_back_after_it(app: Flask, person: Person) -> None:

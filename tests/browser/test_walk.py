@@ -221,6 +221,17 @@ def test_how_long_ago_something_was_goes_on_wherever_it_stands(
     assert complaints == []
 
 
+def test_another_sites_form_signs_nobody_out(context: BrowserContext, live_server: LiveServer) -> None:
+    page = new_person(context, live_server, "stays@example.com")
+    form = f'<form method="post" action="{live_server.url}/logout"><button>A prize</button></form>'
+    page.route("http://evil.test/", lambda route: route.fulfill(content_type="text/html", body=form))
+    page.goto("http://evil.test/")
+    page.get_by_role("button", name="A prize").click()
+    expect(page).to_have_url(f"{live_server.url}/conversations")
+    page.goto(f"{live_server.url}/account")
+    expect(page.get_by_text("stays@example.com").first).to_be_visible()
+
+
 def test_the_title_says_while_there_is_a_mistake(context: BrowserContext, live_server: LiveServer) -> None:
     page = context.new_page()
     page.goto(f"{live_server.url}/register")
