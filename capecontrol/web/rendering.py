@@ -230,24 +230,26 @@ def _keep_surplus(state: StateBlock, tokens: Iterable[Token], columns: int) -> N
 def _code_block(
     _renderer: RendererHTML, tokens: Sequence[Token], index: int, _options: Any, env: MutableMapping[str, Any]
 ) -> str:
-    language, content = _language_and_code(tokens[index])
+    named, content = _language_and_code(tokens[index])
+    label = f'<span class="lang">{escape(named)}</span>\n' if named else ""
+    language = named.lower()
     highlighted = env.get("highlighted", 0) + len(content)
     if language not in _LANGUAGES or highlighted > _MOST_HIGHLIGHTED:
-        return f"<pre><code>{escape(content)}</code></pre>\n"
+        return f"<pre>{label}<code>{escape(content)}</code></pre>\n"
     env["highlighted"] = highlighted
     code = highlight(content, get_lexer_by_name(language), HtmlFormatter(nowrap=True))
-    return f'<pre><code class="language-{language}">{code}</code></pre>\n'
+    return f'<pre>{label}<code class="language-{language}">{code}</code></pre>\n'
 
 
 def _language_and_code(token: Token) -> tuple[str, str]:
-    """Return a block's language and its code, with what stands beside the opening fence and names no language."""
+    """Return the word that names a block's language, known or not, and its code.
+
+    What else stands beside the opening fence is part of the code, as is a word that stands there and nothing below it.
+    """
     words = token.info.split(maxsplit=1)
-    language = words[0].lower() if words else ""
-    if language in _LANGUAGES:
-        beside = words[1:]
-    else:
-        beside = [token.info.strip()] if len(words) > 1 or not token.content else []
-    return language, "\n".join([*beside, token.content])
+    is_named = bool(words) and (words[0].lower() in _LANGUAGES or (len(words) == 1 and bool(token.content)))
+    named, beside = (words[0], words[1:]) if is_named else ("", [token.info.strip()] if words else [])
+    return named, "\n".join([*beside, token.content])
 
 
 def _image_as_link(renderer: RendererHTML, tokens: Sequence[Token], index: int, options: Any, env: Any) -> str:
@@ -256,8 +258,16 @@ def _image_as_link(renderer: RendererHTML, tokens: Sequence[Token], index: int, 
     return f'<a href="{escape(str(token.attrs.get("src", "")))}">{escape(label)}</a>'
 
 
+class _Parser(MarkdownIt):
+    """A parser that leaves a link as it was written whose address would not be let through."""
+
+    def validateLink(self, url: str) -> bool:  # noqa: N802 -- the parser's own name
+        """Say whether the address is still there when the HTML is cleaned, whatever that holds against it."""
+        return "href" in _clean(f'<a href="{escape(url)}"></a>')
+
+
 def _build() -> MarkdownIt:
-    parser = MarkdownIt("commonmark", {"html": False, "breaks": True})
+    parser = _Parser("commonmark", {"html": False, "breaks": True})
     parser.enable(["table", "strikethrough"])
     parser.block.ruler.at("table", _table, {"alt": ["paragraph", "reference"]})
     parser.block.ruler.at("reference", _reference)

@@ -165,8 +165,9 @@ def test_code_of_a_known_language_is_coloured() -> None:
 def test_code_in_any_language_keeps_every_character() -> None:
     code = "if (a < b && c > d) {\n\t\"x\" 'y' \\ é 🦭\n}\n"
     for language in ("", "python", "c", "sql", "nosuchlanguage"):
-        shown = BeautifulSoup(render(f"```{language}\n{code}```"), "html.parser").get_text()
-        assert shown.strip() == code.strip()
+        block = BeautifulSoup(render(f"```{language}\n{code}```"), "html.parser").code
+        assert block is not None
+        assert block.get_text().strip() == code.strip()
 
 
 def test_much_code_is_shown_without_colours() -> None:
@@ -242,11 +243,48 @@ def test_the_definition_of_a_link_is_shown_too() -> None:
     assert shown("> [note]: milk\n>   'and bread'\n").split() == ["note:", "milk", "'and", "bread'"]
 
 
-def test_what_stands_beside_a_fence_is_shown_unless_it_names_a_language() -> None:
+@pytest.mark.parametrize(
+    "address",
+    [
+        "ftp://example.com/tides.txt",
+        "FTP://example.com",
+        "tel:+27215550100",
+        "magnet:?xt=1",
+        "javascript:alert(1)",
+        "http://",
+        "http://[",
+        "https://example.com:99999999/",
+    ],
+)
+def test_an_address_that_leads_nowhere_is_shown_as_it_was_written(address: str) -> None:
+    for form in ("[x]({})", "![x]({})", '[x]({} "y")', "[x]: {}", "[[x]({})]"):
+        written = form.format(address)
+        assert shown(written).strip() == written
+        assert "<a" not in render(written)
+
+
+def test_an_address_in_angle_brackets_is_shown_with_or_without_a_link() -> None:
+    assert shown("<ftp://example.com/a&b>").strip() == "<ftp://example.com/a&b>"
+    assert shown("<http://example.com>").strip() == "http://example.com"
+
+
+def test_what_stands_beside_a_fence_is_shown() -> None:
     assert shown("```buy milk\n```").strip() == "buy milk"
+    assert shown("```buy milk\nand bread\n```").strip() == "buy milk\nand bread"
     assert shown("```milk\n```").strip() == "milk"
-    assert shown("```python print(1)\nprint(2)\n```").strip() == "print(1)\nprint(2)"
-    assert shown("```mermaid\ngraph TD\n```").strip() == "graph TD"
+    assert shown("```python print(1)\nprint(2)\n```").strip() == "python\nprint(1)\nprint(2)"
+
+
+@pytest.mark.parametrize("language", ["mermaid", "Python", "c++", "<b>", '"onclick="alert(1)'])
+def test_the_language_of_a_code_block_is_shown_as_it_was_written(language: str) -> None:
+    html = render(f"```{language}\nx = 1\n```")
+    block = BeautifulSoup(html, "html.parser").pre
+    assert block is not None
+    label = block.find("span", class_="lang")
+    assert label is not None
+    assert (label.get_text(), label.attrs) == (language, {"class": ["lang"]})
+    assert block.get_text() == f"{language}\nx = 1\n"
+    assert len(block.find_all("b")) == 0
 
 
 @pytest.mark.parametrize(
