@@ -15,7 +15,7 @@ from tests.load.product import Database, Meter, durable_database
 from tests.load.router import Line
 from tests.load.traffic import Answer, arrivals, crowd, probe
 
-AIMED_RATE = 5.2
+AIMED_RATE = 5.4
 """Registrations a second that can be served, by the hash's cost: 5 to 10, so that simulator and generator, which a
 dyno does not have, leave the cores to the server. A trial of that cost corrects it, to within some 5 % of this."""
 
