@@ -160,7 +160,8 @@ def test_what_is_shown_can_only_be_read(staff: Visitor, person: Person, theirs: 
     assert [link["href"] for link in main.find_all("a")] == ["/audit"]
     authors = [author.get_text() for author in main.select(".message__author")]
     assert authors == [person.name, "Guide"]
-    assert [script["src"] for script in page.find_all("script")] == ["/static/js/theme.js"]
+    scripts = [script["src"] for script in page.find_all("script")]
+    assert scripts == ["/static/js/theme.js", "/static/js/relative_times.js"], "neither sends anything"
 
 
 def test_older_messages_are_another_reading(
