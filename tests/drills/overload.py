@@ -17,7 +17,8 @@ from tests.load.traffic import Answer, arrivals, crowd, probe
 
 AIMED_RATE = 5.4
 """Registrations a second that can be served, by the hash's cost: 5 to 10, so that simulator and generator, which a
-dyno does not have, leave the cores to the server. A trial of that cost corrects it, to within some 5 % of this."""
+dyno does not have, leave the cores to the server. A trial of that cost corrects it, to within some 10 % of this: so
+much the machine changes its pace between trial and drill."""
 
 TRIAL_SECONDS = 10.0
 SETTLED_AFTER_SECONDS = 5.0
