@@ -124,7 +124,8 @@ def create_app(settings: config.Settings | None = None) -> Flask:
     )
     waiting_room.configure(
         secret_key=settings.secret_key.get_secret_value(),
-        slots=(settings.password_hash_slots or 1) * settings.web_concurrency,
+        slots=settings.password_hash_slots or 1,
+        processes=settings.web_concurrency,
         is_open=settings.registration_waiting_room,
         is_private=settings.is_private,
     )

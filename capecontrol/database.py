@@ -17,7 +17,7 @@ from sqlalchemy.exc import DBAPIError, InvalidatePoolError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session, configure_mappers
 
-from capecontrol import clock
+from capecontrol import clock, ids
 from capecontrol.config import AUDIT_POOL, CHECK_POOL, Settings, in_a_web_process
 from capecontrol.extensions import db
 
@@ -61,6 +61,9 @@ statement is its own transaction, without a begin, a commit or a ping around it.
 KEPT_FOR_LOOK_UPS = "kept_for_look_ups"
 """The application's extension that is its KeptConnection."""
 
+WEB_PROCESS = "capecontrol-web-"
+"""How the names begin under which web processes are connected; each goes on in its own way, so they can be counted."""
+
 # Limits of separate steps whose sum stays under the request's budget of 8 s (decisions 4).
 POOL_WAIT_SECONDS = 1
 POOL_RECYCLE_SECONDS = 300
@@ -83,8 +86,9 @@ _BEGIN = (
 )
 
 
-def engine_options(settings: Settings, *, pool_size: int) -> dict[str, Any]:
-    """Return options for a small pool without overflow, which waits at most a second for a connection."""
+def engine_options(settings: Settings, *, pool_size: int, name: str = "capecontrol") -> dict[str, Any]:
+    """Return options for a small pool without overflow, which waits at most a second for a connection; `name` is what
+    the server calls its connections."""
     return {
         "url": settings.database_url,
         "pool_size": pool_size,
@@ -93,7 +97,7 @@ def engine_options(settings: Settings, *, pool_size: int) -> dict[str, Any]:
         "pool_use_lifo": True,
         "pool_recycle": POOL_RECYCLE_SECONDS,
         "hide_parameters": True,  # an error's text goes to the log, and what people wrote must not
-        "connect_args": {"application_name": "capecontrol", "connection_factory": BoundedConnection},
+        "connect_args": {"application_name": name, "connection_factory": BoundedConnection},
     }
 
 
@@ -103,10 +107,11 @@ def init_app(app: Flask, settings: Settings) -> None:
     A foreign key to a table nobody defines imports well and fails at the first query of another model: that was
     the first version's incident. Both calls below raise at once instead, so a bad mapping cannot start.
     """
+    name = WEB_PROCESS + ids.new_id()[-12:] if in_a_web_process() else "capecontrol"
     app.config["SQLALCHEMY_BINDS"] = {
-        None: engine_options(settings, pool_size=settings.database_pool),
-        AUDIT: engine_options(settings, pool_size=AUDIT_POOL),
-        CHECK: engine_options(settings, pool_size=CHECK_POOL)
+        None: engine_options(settings, pool_size=settings.database_pool, name=name),
+        AUDIT: engine_options(settings, pool_size=AUDIT_POOL, name=name),
+        CHECK: engine_options(settings, pool_size=CHECK_POOL, name=name)
         # What lives for one statement leaves nothing to undo.
         | {"isolation_level": "AUTOCOMMIT", "pool_reset_on_return": None},
     }

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from capecontrol import clock
 from capecontrol.auth import passwords
-from capecontrol.database import run_alone
+from capecontrol.database import WEB_PROCESS, run_alone
 
 FIGURE_LASTS_SECONDS = 0.25
 TICKET_LASTS_SECONDS = 3600
@@ -29,6 +29,10 @@ _CLAIMED_SECONDS = 3
 _SHARE_SURELY_POSSIBLE = 0.75
 _HASHES_AT_THE_GATE = 4
 """How many hashes somebody spends at the gate: those before, one's own, and a second try where it was full."""
+
+_COUNTED_EACH_SECONDS = 10
+_AROUND_A_HASH_SECONDS = 0.02
+"""Of a core, for all else that a registration brings with it: its ticket, its questions, its own writes."""
 
 _PACE_OVER_SECONDS = 10
 _ENOUGH_TO_LEARN_FROM = 10
@@ -52,6 +56,11 @@ _TIMES = {
     "over": _PACE_OVER_SECONDS,
     "lock": _ADVISORY_LOCK,
 }
+# Who has no connection yet hashes nothing yet. Behind a pooler that hides the names our own dyno's processes count.
+_COUNT_PROCESSES = """
+    SELECT count(DISTINCT application_name) FROM pg_stat_activity
+    WHERE datname = current_database() AND starts_with(application_name, %s)
+    """
 # The second statement sees what others did before the lock was ours, and the one after it what was given. By the time
 # at which all of it began, which an index can be searched with; clock_timestamp() would have every ticket looked at.
 _GIVE_TURNS = """
@@ -132,16 +141,18 @@ _NOTHING_READ = Figure(0, 0, 0, 1.0, read_at=-math.inf)
 class Turns:
     """One process's view of the room; whoever reads it also gives the turns that are due."""
 
-    def __init__(self, slots: int) -> None:
-        """`slots` are the hashes at a time of all processes of this dyno together."""
+    def __init__(self, slots: int, processes: int = 1) -> None:
+        """`slots` are the hashes at a time of one process; `processes` are those of this dyno."""
         self._slots = slots
+        self._processes_here = self._processes = processes
+        self._counted_at = -math.inf
         self._figure = _NOTHING_READ
         self._reading = threading.Lock()
 
     @property
     def slots(self) -> int:
-        """Hashes at a time."""
-        return self._slots
+        """Hashes at a time, of all processes of all dynos together."""
+        return self._slots * self._processes
 
     def forget(self) -> None:
         """Read the room anew at the next question, whatever was read a moment ago."""
@@ -172,12 +183,22 @@ class Turns:
             before = self._figure_of(_READ)
             if not before.waiting:
                 return before
+        if clock.monotonic() - self._counted_at > _COUNTED_EACH_SECONDS:
+            self._count_processes()
         most = self._most(max(before.pace, self._possible_pace()), before.share_who_come)
         return self._figure_of(_GIVE_TURNS + _READ, most=most)
 
+    def _count_processes(self) -> None:
+        """Ask the database how many web processes it serves: what they can hash together is the pace to begin with
+        (decision 015)."""
+        found = run_alone(_COUNT_PROCESSES, (WEB_PROCESS,))
+        self._processes = max(self._processes_here, found[0] if found else 0)
+        self._counted_at = clock.monotonic()
+
     def _possible_pace(self) -> float:
-        """Return how many registrations a second the hash allows."""
-        return self._slots / passwords.seconds_per_hash()
+        """Return how many registrations a second all processes together can surely make, beside a crowd's questions."""
+        each_takes = passwords.seconds_per_hash() + _AROUND_A_HASH_SECONDS
+        return _SHARE_SURELY_POSSIBLE * self.slots / each_takes
 
     def _figure_of(self, statements: str, **parameters: int) -> Figure:
         found = run_alone(statements, {**_TIMES, **parameters})
@@ -187,7 +208,7 @@ class Turns:
         possible = self._possible_pace()
         measured = row.done / max(1.0, row.done_within or 0.0) if row.done >= _ENOUGH_TO_LEARN_FROM else possible
         # While a crowd arrives, taking its forms is most of the work; the pace soon picks up again.
-        pace = max(measured, possible * _SHARE_SURELY_POSSIBLE)
+        pace = max(measured, possible)
         return Figure(row.come_to, row.last, row.waiting, pace, clock.monotonic(), row.share_who_come)
 
     def _most(self, pace: float, share_who_come: float) -> int:
@@ -198,4 +219,4 @@ class Turns:
         """
         turn_takes = SHORTEST_POLL_SECONDS / 2 + _HASHES_AT_THE_GATE * passwords.seconds_per_hash()
         used_up = pace * turn_takes * _MARGIN
-        return max(4 * self._slots, math.ceil(used_up / max(_SMALLEST_SHARE, share_who_come)))
+        return max(4 * self.slots, math.ceil(used_up / max(_SMALLEST_SHARE, share_who_come)))

@@ -31,8 +31,8 @@ from capecontrol.extensions import db
 LONGEST_POLL_SECONDS = 30
 """How often those ask who wait long, unless so many do that their questions would take the hash's cores."""
 
-_QUESTIONS_A_SECOND = 25
-"""For a place, of all who wait, to each hash at a time: a twentieth of its core (decision 014)."""
+_QUESTIONS_A_SECOND = 12
+"""For a place, of all who wait long, to each hash at a time: a twentieth of its core (decision 014)."""
 
 MOST_WAITING = 20_000
 LONGEST_WAIT_SECONDS = 1800
@@ -143,11 +143,11 @@ class _Room:
 _room: _Room | None = None
 
 
-def configure(*, secret_key: str, slots: int, is_open: bool, is_private: bool = False) -> None:
-    """Set the room up for this process. `slots` are the hashes at a time of all processes together; `is_private`:
-    nobody is told that there is an account, and at the end of the wait there is a mail."""
+def configure(*, secret_key: str, slots: int, processes: int, is_open: bool, is_private: bool = False) -> None:
+    """Set the room up for this process. `slots` are the hashes at a time of one process, `processes` those of this
+    dyno; `is_private`: nobody is told that there is an account, and at the end of the wait there is a mail."""
     global _room
-    _room = _Room(Signer(secret_key), Turns(slots), is_open, is_private)
+    _room = _Room(Signer(secret_key), Turns(slots, processes), is_open, is_private)
 
 
 def forget_figure() -> None:

@@ -14,6 +14,7 @@ import pytest
 import requests
 
 from capecontrol.config import libpq_url
+from capecontrol.database import WEB_PROCESS
 from tests.live_server import LiveServer
 from tests.people import PASSWORD
 
@@ -149,6 +150,14 @@ def test_fifty_equal_posts_at_once_make_one_account(live_server: LiveServer) -> 
     assert set(statuses) <= {201, 409, 503}, "somebody else got an answer that is no answer"
     assert run(live_server, "SELECT count(*) FROM users_v2 WHERE email_key = 'race@example.com'") == [(1,)]
     assert all(answer.headers["Content-Type"] == "application/json" for answer in answers)
+
+
+def test_each_web_process_is_connected_under_a_name_of_its_own(live_server: LiveServer) -> None:
+    """By these the waiting room counts what all of them can hash (decision 015)."""
+    with ThreadPoolExecutor(32) as pool:
+        list(pool.map(lambda _: register(live_server), range(32)))
+    ours = f"datname = current_database() AND starts_with(application_name, '{WEB_PROCESS}')"
+    assert len(run(live_server, f"SELECT DISTINCT application_name FROM pg_stat_activity WHERE {ours}")) == 2
 
 
 def test_fifty_equal_posts_under_one_key_are_one_registration(live_server: LiveServer) -> None:
