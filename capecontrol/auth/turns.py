@@ -125,7 +125,7 @@ class _Row(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class Figure:
     """What a process knows of the room: the ticket number that turns have come to, the last one drawn, how many wait,
-    registrations a second, and the share of people who come for their turn."""
+    registrations a second, the share of people who come for their turn, and whether more come than are served."""
 
     come_to: int
     last: int
@@ -133,6 +133,7 @@ class Figure:
     pace: float
     read_at: float
     share_who_come: float = 1.0
+    is_filling: bool = True
 
 
 _NOTHING_READ = Figure(0, 0, 0, 1.0, read_at=-math.inf)
@@ -185,20 +186,31 @@ class Turns:
                 return before
         if clock.monotonic() - self._counted_at > _COUNTED_EACH_SECONDS:
             self._count_processes()
-        most = self._most(max(before.pace, self._possible_pace()), before.share_who_come)
+        most = self._most(self._pace_of_turns(before), before.share_who_come)
         return self._figure_of(_GIVE_TURNS + _READ, most=most)
 
     def _count_processes(self) -> None:
-        """Ask the database how many web processes it serves: what they can hash together is the pace to begin with
-        (decision 015)."""
+        """Ask the database how many web processes it serves, of all dynos (decision 015)."""
         found = run_alone(_COUNT_PROCESSES, (WEB_PROCESS,))
         self._processes = max(self._processes_here, found[0] if found else 0)
         self._counted_at = clock.monotonic()
 
     def _possible_pace(self) -> float:
-        """Return how many registrations a second all processes together can surely make, beside a crowd's questions."""
-        each_takes = passwords.seconds_per_hash() + _AROUND_A_HASH_SECONDS
-        return _SHARE_SURELY_POSSIBLE * self.slots / each_takes
+        """Return how many registrations a second the hash allows here."""
+        return self._slots * self._processes_here / passwords.seconds_per_hash()
+
+    def _pace_of_turns(self, figure: Figure) -> float:
+        """Return the pace by which turns are given: the present one or what the hash allows here; and when a crowd has
+        come, and its forms are no longer most of the work, what all processes allow (decision 015)."""
+        pace = max(figure.pace, self._possible_pace())
+        if figure.is_filling:
+            return pace
+        return max(pace, self.slots / (passwords.seconds_per_hash() + _AROUND_A_HASH_SECONDS))
+
+    def _is_filling(self, last: int, pace: float) -> bool:
+        """Say whether twice as many have come since the figure before as can be served; also where that is too old."""
+        seconds = clock.monotonic() - self._figure.read_at
+        return seconds > _BELIEVED_SECONDS or last - self._figure.last > 2 * pace * seconds
 
     def _figure_of(self, statements: str, **parameters: int) -> Figure:
         found = run_alone(statements, {**_TIMES, **parameters})
@@ -208,8 +220,9 @@ class Turns:
         possible = self._possible_pace()
         measured = row.done / max(1.0, row.done_within or 0.0) if row.done >= _ENOUGH_TO_LEARN_FROM else possible
         # While a crowd arrives, taking its forms is most of the work; the pace soon picks up again.
-        pace = max(measured, possible)
-        return Figure(row.come_to, row.last, row.waiting, pace, clock.monotonic(), row.share_who_come)
+        pace = max(measured, possible * _SHARE_SURELY_POSSIBLE)
+        is_filling = self._is_filling(row.last, pace)
+        return Figure(row.come_to, row.last, row.waiting, pace, clock.monotonic(), row.share_who_come, is_filling)
 
     def _most(self, pace: float, share_who_come: float) -> int:
         """Return how many turns may be open at a time.

@@ -12,6 +12,7 @@ const PAGE = "[data-waiting]";
 const SHORTEST_PAUSE = 1;
 // After trouble; who is told where they stand asks again when the server says so, however late that is.
 const LONGEST_PAUSE = 30;
+const LATEST_BY = 2;
 const ESTIMATE_AGES_EVERY = 10_000;
 const ANSWER_WITHIN = 12_000;
 const SPEAK_EVERY = 10_000;
@@ -69,8 +70,9 @@ function rememberFirst(number) {
 
 function later(step, seconds) {
   clearTimeout(lookTimer);
-  // A little late each time, so that people who came together do not ask together for ever.
-  lookTimer = setTimeout(step, 1000 * Math.max(SHORTEST_PAUSE, seconds) * (1 + Math.random() / 4));
+  // A little late each time, so that people who came together do not ask together for ever; not so late as to miss a turn.
+  const pause = Math.max(SHORTEST_PAUSE, seconds);
+  lookTimer = setTimeout(step, 1000 * (pause + Math.random() * Math.min(pause / 4, LATEST_BY)));
 }
 
 async function askForPlace() {

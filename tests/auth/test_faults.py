@@ -153,7 +153,7 @@ def test_fifty_equal_posts_at_once_make_one_account(live_server: LiveServer) -> 
 
 
 def test_each_web_process_is_connected_under_a_name_of_its_own(live_server: LiveServer) -> None:
-    """By these the waiting room counts what all of them can hash (decision 015)."""
+    """By these the waiting room counts them (decision 015)."""
     with ThreadPoolExecutor(32) as pool:
         list(pool.map(lambda _: register(live_server), range(32)))
     ours = f"datname = current_database() AND starts_with(application_name, '{WEB_PROCESS}')"

@@ -442,11 +442,6 @@ def registered_lately(db_session: Session, *, people: int, seconds: float) -> No
     db_session.commit()
 
 
-def possible_pace(room: turns.Turns) -> float:
-    """Return the registrations a second that are surely possible: three quarters of what the hash leaves room for."""
-    return 0.75 * room.slots / (passwords.seconds_per_hash() + turns._AROUND_A_HASH_SECONDS)
-
-
 def test_the_pace_is_measured_from_the_first_registration_on(app: Flask, db_session: Session) -> None:
     registered_lately(db_session, people=1000, seconds=2)
     with app.app_context():
@@ -458,19 +453,40 @@ def test_a_crowd_that_holds_the_hash_up_does_not_make_the_estimate_hopeless(app:
     registered_lately(db_session, people=30, seconds=10)
     with app.app_context():
         room = another_process()
-        assert room.current().pace >= possible_pace(room) / 1.5
+        assert room.current().pace >= room.slots / passwords.seconds_per_hash() / 2
 
 
 def test_without_registrations_the_pace_is_the_hashs_own(app: Flask) -> None:
     with app.app_context():
         room = another_process()
-        assert room.current().pace == pytest.approx(possible_pace(room))
+        assert room.current().pace == pytest.approx(room.slots / passwords.seconds_per_hash())
 
 
 def test_a_slow_start_does_not_keep_the_room_slow(app: Flask) -> None:
     room = another_process()
     assert room._most(pace=1000.0, share_who_come=1.0) >= 625
     assert room._most(pace=0.1, share_who_come=1.0) == 4 * room.slots
+
+
+def test_while_a_crowd_comes_fewer_turns_are_given_than_when_it_has_come(committed_app: Flask) -> None:
+    """Its forms are most of the work then, and must be taken at once."""
+    room = another_process()
+    room._processes, room._counted_at = 4, clock.monotonic()
+    passwords._ready().registration.seconds = 0.05
+
+    def look_after_half_a_second() -> turns.Figure:
+        room._figure = replace(room._figure, read_at=clock.monotonic() - 0.5)
+        return room.current()
+
+    with committed_app.app_context():
+        run_alone(CROWD, (3000,))
+        assert room.current().is_filling, "nobody knows since when"
+        has_come = look_after_half_a_second()
+        assert not has_come.is_filling
+        run_alone(CROWD.replace("SELECT n, n", "SELECT n || 'b', n || 'b'"), (3000,))
+        comes = look_after_half_a_second()
+        assert comes.is_filling
+    assert room._pace_of_turns(has_come) > room._pace_of_turns(comes) >= comes.pace
 
 
 def test_where_half_never_come_twice_as_many_turns_are_given() -> None:
@@ -519,7 +535,7 @@ def test_the_questions_of_a_great_crowd_stay_within_what_the_hash_can_spare(peop
     assert all(poll <= max(1, place / 2) for place, poll in enumerate(polls, 1)), "nobody is late for the turn"
 
 
-def test_the_pace_to_begin_with_is_that_of_all_web_processes_of_all_dynos(committed_app: Flask) -> None:
+def test_turns_are_given_for_all_web_processes_of_all_dynos(committed_app: Flask) -> None:
     url = libpq_url(committed_app.config["SETTINGS"].database_url)
     names = [f"{WEB_PROCESS}one", f"{WEB_PROCESS}one", f"{WEB_PROCESS}two", f"{WEB_PROCESS}three", "capecontrol-worker"]
     room, alone = another_process(), another_process()

@@ -22,6 +22,9 @@ PLACE = "/api/auth/v2/registration-place"
 _ASK_AGAIN_SECONDS = 1.0
 """After an answer that says nothing about when to come again: a cut connection, the router's own page."""
 
+_LATEST_BY = 2.0
+"""Seconds by which somebody with a ticket comes later than told, at the most."""
+
 
 @dataclass(frozen=True, slots=True)
 class Told:
@@ -192,8 +195,8 @@ class _Applicant:
         if text is not None and text.isdigit():
             # Those who were refused together must not come back together: without a ticket, where nobody keeps an
             # order, anywhere within the time again; with one, a little late each time, as the page does.
-            spread = self._chance.random() / (4 if self._ticket is not None else 1)
-            return int(text) * (1.0 + spread)
+            told = int(text)
+            return told + self._chance.random() * (min(told / 4, _LATEST_BY) if self._ticket is not None else told)
         return _ASK_AGAIN_SECONDS * (1 + self._chance.random())
 
 

@@ -9,6 +9,8 @@ import pytest
 from tests.load import applicants
 from tests.load.applicants import Journey, Registrar, Told, errors_of_estimates, inversions, median_error
 from tests.load.dynos import Dyno, play, routed
+from tests.load.traffic import Answer, Caller
+from tests.load.wire import Head
 
 
 def answer(status: int, said: dict[str, Any] | None = None, *, retry_after: int | None = None) -> bytes:
@@ -93,6 +95,17 @@ def test_without_a_ticket_they_come_again_when_told_and_after_a_broken_answer(mo
 def test_what_no_waiting_changes_ends_it():
     assert journey_of(TAKEN)[0].refusal == "409 taken"
     assert journey_of(queued(1, 1), answer(422, {"detail": "no ticket"}))[0].outcome == "refused"
+
+
+def test_with_a_ticket_they_come_as_late_as_the_page_and_no_later():
+    """A quarter of the time and at most two seconds; who holds no place comes anywhere within the time again."""
+    told = Head((b"HTTP/1.1", b"503", b"X"), [(b"retry-after", b"100")])
+    one = applicants._Applicant(Registrar("127.0.0.1", 1, "test"), 1, Caller("127.0.0.1", 1))
+    waits = [one._retry_after(Answer(503, 0.0, 0.0, told)) for _ in range(99)]
+    assert 190 < max(waits) <= 200
+    one._ticket = "T"
+    waits = [one._retry_after(Answer(503, 0.0, 0.0, told)) for _ in range(99)]
+    assert 101.5 < max(waits) <= 102 and min(waits) >= 100
 
 
 def test_some_leave_with_their_ticket():
