@@ -70,7 +70,7 @@ function rememberFirst(number) {
 
 function later(step, seconds) {
   clearTimeout(lookTimer);
-  // A little late each time, so that people who came together do not ask together for ever; not so late as to miss a turn.
+  // A little late each time, so that people who came together do not ask together for ever; not too late for the turn.
   const pause = Math.max(SHORTEST_PAUSE, seconds);
   lookTimer = setTimeout(step, 1000 * (pause + Math.random() * Math.min(pause / 4, LATEST_BY)));
 }

@@ -317,7 +317,7 @@ def test_a_connection_that_was_cut_is_replaced(watched: Flask, ask) -> None:
                 text(
                     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
                     "WHERE datname = current_database() AND pid <> pg_backend_pid() "
-                    "AND application_name LIKE 'capecontrol%'"
+                    "AND application_name = 'capecontrol'"
                 )
             )
         engine.dispose()
