@@ -17,7 +17,7 @@ FIGURE_LASTS_SECONDS = 0.25
 TICKET_LASTS_SECONDS = 3600
 TURN_LASTS_SECONDS = 30
 SHORTEST_POLL_SECONDS = 1
-"""How often those ask whose turn is next (decision 012)."""
+"""How often those ask whose turn is next (decision 012), unless the hash is slow."""
 
 _BELIEVED_SECONDS = 1.0
 """While somebody reads the figure, others go by the last one, unless it is older than this."""
@@ -33,6 +33,9 @@ _HASHES_AT_THE_GATE = 4
 _COUNTED_EACH_SECONDS = 10
 _AROUND_A_HASH_SECONDS = 0.02
 """Of a core, for all else that a registration brings with it: its ticket, its questions, its own writes."""
+
+_AROUND_A_HASH_IN_A_STORM_SECONDS = 0.04
+"""The same while people come: for each who is served, the tickets of some who will be later."""
 
 _PACE_OVER_SECONDS = 10
 _ENOUGH_TO_LEARN_FROM = 10
@@ -155,6 +158,17 @@ class Turns:
         """Hashes at a time, of all processes of all dynos together."""
         return self._slots * self._processes
 
+    @property
+    def shortest_poll_seconds(self) -> int:
+        """How often those ask whose turn is next: as often as one takes that time at the gate, and while a turn that
+        nobody has come for still counts (decision 016)."""
+        at_the_gate = math.ceil(_HASHES_AT_THE_GATE * passwords.seconds_per_hash())
+        return max(SHORTEST_POLL_SECONDS, min(at_the_gate, _UNCLAIMED_SECONDS - 1))
+
+    def soonest(self, place: int) -> float:
+        """Return after how many seconds the turn can come at the soonest, as if all hashed and did nothing else."""
+        return place * passwords.seconds_per_hash() / self.slots
+
     def forget(self) -> None:
         """Read the room anew at the next question, whatever was read a moment ago."""
         self._figure = _NOTHING_READ
@@ -195,17 +209,16 @@ class Turns:
         self._processes = max(self._processes_here, found[0] if found else 0)
         self._counted_at = clock.monotonic()
 
-    def _possible_pace(self) -> float:
-        """Return how many registrations a second the hash allows here."""
-        return self._slots * self._processes_here / passwords.seconds_per_hash()
+    def _possible_pace(self, around: float) -> float:
+        """Return how many registrations a second all processes can open, with so many seconds around each hash."""
+        return self.slots / (passwords.seconds_per_hash() + around)
 
     def _pace_of_turns(self, figure: Figure) -> float:
         """Return the pace by which turns are given: the present one or what the hash allows here; and when a crowd has
         come, and its forms are no longer most of the work, what all processes allow (decision 015)."""
-        pace = max(figure.pace, self._possible_pace())
         if figure.is_filling:
-            return pace
-        return max(pace, self.slots / (passwords.seconds_per_hash() + _AROUND_A_HASH_SECONDS))
+            return max(figure.pace, self._slots * self._processes_here / passwords.seconds_per_hash())
+        return max(figure.pace, self._possible_pace(_AROUND_A_HASH_SECONDS))
 
     def _is_filling(self, last: int, pace: float) -> bool:
         """Say whether twice as many have come since the figure before as can be served; also where that is too old."""
@@ -217,7 +230,7 @@ class Turns:
         if found is None:
             raise LookupError("the room was read and nothing came")
         row = _Row(*found)
-        possible = self._possible_pace()
+        possible = self._possible_pace(_AROUND_A_HASH_IN_A_STORM_SECONDS)
         measured = row.done / max(1.0, row.done_within or 0.0) if row.done >= _ENOUGH_TO_LEARN_FROM else possible
         # While a crowd arrives, taking its forms is most of the work; the pace soon picks up again.
         pace = max(measured, possible * _SHARE_SURELY_POSSIBLE)
@@ -230,6 +243,6 @@ class Turns:
         The pace counts what is possible too: a room that only gave as many turns as were used lately would keep to
         whatever pace it began with.
         """
-        turn_takes = SHORTEST_POLL_SECONDS / 2 + _HASHES_AT_THE_GATE * passwords.seconds_per_hash()
+        turn_takes = self.shortest_poll_seconds / 2 + _HASHES_AT_THE_GATE * passwords.seconds_per_hash()
         used_up = pace * turn_takes * _MARGIN
         return max(4 * self.slots, math.ceil(used_up / max(_SMALLEST_SHARE, share_who_come)))

@@ -29,10 +29,7 @@ from capecontrol.errors import Conflict, Overloaded, Unavailable
 from capecontrol.extensions import db
 
 LONGEST_POLL_SECONDS = 30
-"""How often those ask who wait long, unless so many do that their questions would take the hash's cores."""
-
-_QUESTIONS_A_SECOND = 12
-"""For a place, of all who wait long, to each hash at a time: a twentieth of its core (decision 014)."""
+"""How often those ask who wait long, unless their turn cannot come in twice that time (decision 016)."""
 
 MOST_WAITING = 20_000
 LONGEST_WAIT_SECONDS = 1800
@@ -348,8 +345,9 @@ def _place_in(row: _Row | None, place_in_line: int, figure: Figure) -> Place:
 
 def _waiting(place: int, figure: Figure) -> Place:
     eta = _eta(place, figure)
-    longest = max(LONGEST_POLL_SECONDS, math.ceil(figure.waiting / (_QUESTIONS_A_SECOND * _ready().turns.slots)))
-    poll = min(longest, max(SHORTEST_POLL_SECONDS, eta // 2))
+    turns = _ready().turns
+    longest = max(LONGEST_POLL_SECONDS, int(turns.soonest(place) / 2))
+    poll = min(longest, max(turns.shortest_poll_seconds, eta // 2))
     people = "You are next" if place == 1 else f"{place - 1:,} {'person is' if place == 2 else 'people are'} before you"
     return Place("waiting", place, eta, poll, f"{people}. Your turn comes in about {_in_words(eta)}.")
 

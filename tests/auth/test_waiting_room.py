@@ -452,14 +452,16 @@ def test_the_pace_is_measured_from_the_first_registration_on(app: Flask, db_sess
 def test_a_crowd_that_holds_the_hash_up_does_not_make_the_estimate_hopeless(app: Flask, db_session: Session) -> None:
     registered_lately(db_session, people=30, seconds=10)
     with app.app_context():
-        room = another_process()
-        assert room.current().pace >= room.slots / passwords.seconds_per_hash() / 2
+        passwords._ready().registration.seconds = 0.06
+        assert another_process().current().pace == pytest.approx(0.75 * 2 * 10), "only 3 a second were opened lately"
 
 
-def test_without_registrations_the_pace_is_the_hashs_own(app: Flask) -> None:
+def test_without_registrations_the_pace_is_that_of_the_hashes_of_all_processes(app: Flask) -> None:
+    passwords._ready().registration.seconds = 0.06
+    room = another_process()
+    room._processes = 3
     with app.app_context():
-        room = another_process()
-        assert room.current().pace == pytest.approx(room.slots / passwords.seconds_per_hash())
+        assert room.current().pace == pytest.approx(6 * 10), "40 ms of other work around each of 60"
 
 
 def test_a_slow_start_does_not_keep_the_room_slow(app: Flask) -> None:
@@ -527,12 +529,30 @@ def test_the_estimate_is_the_place_over_the_pace_and_polls_grow_with_it(place: i
 
 
 @pytest.mark.parametrize("people", [10, 400, 3_000, 20_000])
-def test_the_questions_of_a_great_crowd_stay_within_what_the_hash_can_spare(people: int) -> None:
+def test_nobody_is_late_where_the_room_gets_as_quick_as_its_hashes(people: int) -> None:
+    """A crowd's own forms keep the pace low while it comes, and its estimates long."""
+    passwords._ready().registration.seconds = 0.05
     figure = turns.Figure(0, people, people, pace=1.0, read_at=0.0)
-    polls = [waiting_room._waiting(place, figure).poll_seconds for place in range(1, people + 1)]
-    of_those_far_off = sum(1 / poll for poll in polls if poll == max(polls))
-    assert of_those_far_off <= waiting_room._QUESTIONS_A_SECOND * waiting_room._ready().turns.slots
-    assert all(poll <= max(1, place / 2) for place, poll in enumerate(polls, 1)), "nobody is late for the turn"
+    for place in range(1, people + 1):
+        poll = waiting_room._waiting(place, figure).poll_seconds
+        at_the_soonest = place * 0.05 / waiting_room._ready().turns.slots
+        assert poll <= max(30, at_the_soonest / 2)
+        assert poll <= max(1, place / 2), "after half the estimate"
+
+
+@pytest.mark.parametrize(("hash_seconds", "poll"), [(0.05, 1), (0.25, 1), (0.3, 2), (5.0, 2)])
+def test_where_the_hash_is_slow_those_who_are_next_ask_less_often(hash_seconds: float, poll: int) -> None:
+    """One who is at the gate keeps it for longer; a turn nobody has come for counts for three seconds."""
+    passwords._ready().registration.seconds = hash_seconds
+    told = waiting_room._waiting(1, turns.Figure(0, 1, 1, pace=10.0, read_at=0.0))
+    assert told.poll_seconds == poll
+
+
+def test_those_who_wait_for_a_slow_hash_are_asked_back_long_before_their_turn() -> None:
+    passwords._ready().registration.seconds = 0.4
+    figure = turns.Figure(0, 3000, 3000, pace=4.0, read_at=0.0)
+    told = waiting_room._waiting(3000, figure)
+    assert (told.eta_seconds, told.poll_seconds) == (750, 300), "two hashes at a time would take 600 seconds"
 
 
 def test_turns_are_given_for_all_web_processes_of_all_dynos(committed_app: Flask) -> None:
