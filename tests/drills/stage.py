@@ -75,10 +75,8 @@ async def possible_hash_rate() -> float:
 
 
 def settings_of_hash(factor: float) -> dict[str, str]:
-    """Return the settings of a hash that costs so many times the cheapest: passes first, then memory."""
-    passes = min(_MOST_PASSES, max(_PASSES, round(_PASSES * factor)))
-    memory_kib = (
-        max(_MEMORY_KIB, round(_MEMORY_KIB * factor * _PASSES / passes)) if passes == _MOST_PASSES else _MEMORY_KIB
-    )
+    """Return the settings of a hash that costs so many times the cheapest: passes first, the rest by memory."""
+    passes = min(_MOST_PASSES, max(_PASSES, int(_PASSES * factor)))
+    memory_kib = max(_MEMORY_KIB, round(_MEMORY_KIB * factor * _PASSES / passes))
     tell_progress(f"a hash of {passes} passes over {memory_kib} KiB")
     return {"PASSWORD_HASH_PASSES": str(passes), "PASSWORD_HASH_MEMORY_KIB": str(memory_kib)}
