@@ -153,11 +153,16 @@ def test_fifty_equal_posts_at_once_make_one_account(live_server: LiveServer) -> 
 
 
 def test_each_web_process_is_connected_under_a_name_of_its_own(live_server: LiveServer) -> None:
-    """By these the waiting room counts them (decision 015)."""
-    with ThreadPoolExecutor(32) as pool:
-        list(pool.map(lambda _: register(live_server), range(32)))
+    """By these the waiting room counts them (decision 015). A process may take all of one crowd, but not of each."""
     ours = f"datname = current_database() AND starts_with(application_name, '{WEB_PROCESS}')"
-    assert len(run(live_server, f"SELECT DISTINCT application_name FROM pg_stat_activity WHERE {ours}")) == 2
+    names: list[Any] = []
+    for _ in range(20):
+        with ThreadPoolExecutor(16) as pool:
+            list(pool.map(lambda _: register(live_server), range(16)))
+        names = run(live_server, f"SELECT DISTINCT application_name FROM pg_stat_activity WHERE {ours}")
+        if len(names) > 1:
+            break
+    assert len(names) == 2
 
 
 def test_fifty_equal_posts_under_one_key_are_one_registration(live_server: LiveServer) -> None:
