@@ -37,9 +37,10 @@ LONGEST_WAIT_SECONDS = 1800
 
 # Plain text, because in a storm these are what a process does most: built anew by the ORM, they cost more than they do.
 _TIMES = {"lasts": TICKET_LASTS_SECONDS, "turn": TURN_LASTS_SECONDS}
+# A turn is over so long after its owner heard of it: who was told to come later than it came has not lost it.
 _IS_OVER = (
     "(created_at <= clock_timestamp() - make_interval(secs => {lasts}) "
-    "OR turn_at <= clock_timestamp() - make_interval(secs => {turn}))"
+    "OR claimed_at <= clock_timestamp() - make_interval(secs => {turn}))"
 ).format(**_TIMES)
 _DRAW = (
     "INSERT INTO registration_tickets (id, email_mark, created_at) SELECT %s, %s, clock_timestamp() "
@@ -56,14 +57,14 @@ _FIND = (
 _LOOK = (
     "SELECT turn_at IS NOT NULL, claimed_at IS NOT NULL, done_at IS NOT NULL, "  # noqa: S608
     f"left_at IS NULL AND {_IS_OVER} IS NOT TRUE, "
-    f"extract(epoch FROM turn_at + make_interval(secs => {TURN_LASTS_SECONDS}) - clock_timestamp())::float "
+    f"{TURN_LASTS_SECONDS} - extract(epoch FROM clock_timestamp() - coalesce(claimed_at, clock_timestamp()))::float "
     "FROM registration_tickets WHERE id = %s"
 )
 _CLAIM = "UPDATE registration_tickets SET claimed_at = clock_timestamp() WHERE id = %s"
 _RENEW = (
     "UPDATE registration_tickets SET turn_at = clock_timestamp(), claimed_at = clock_timestamp() "  # noqa: S608
-    "WHERE id = %s AND done_at IS NULL AND left_at IS NULL "
-    f"AND turn_at > clock_timestamp() - make_interval(secs => {TURN_LASTS_SECONDS}) RETURNING id"
+    f"WHERE id = %s AND turn_at IS NOT NULL AND done_at IS NULL AND left_at IS NULL AND {_IS_OVER} IS NOT TRUE "
+    "RETURNING id"
 )
 _USE = text(
     "UPDATE registration_tickets SET done_at = clock_timestamp() WHERE id = :id AND done_at IS NULL RETURNING id"

@@ -218,17 +218,44 @@ def test_a_turn_nobody_comes_for_holds_no_one_up(client: FlaskClient, db_session
     first = draw(client, "first@example.com")
     look_again()
     waiting_room_place(client)
-    db_session.execute(update(RegistrationTicket).values(turn_at=clock.now() - timedelta(seconds=31)))
+    assert place(client, first).json["status"] == "ready"
+    db_session.execute(update(RegistrationTicket).values(claimed_at=clock.now() - timedelta(seconds=31)))
     db_session.commit()
     assert place(client, first).json["status"] == "expired"
     second = draw(client, "second@example.com")
     assert place(client, second).json["status"] == "ready"
 
 
+def test_who_was_told_to_come_later_than_the_turn_came_has_not_lost_it(
+    app: Flask, client: FlaskClient, db_session: Session
+) -> None:
+    """A room that gets quicker while people wait, by more dynos, is no fault of theirs; nor is a phone that slept."""
+    ticket = draw(client)
+    look_again()
+    waiting_room_place(client)
+    db_session.execute(update(RegistrationTicket).values(turn_at=clock.now() - timedelta(seconds=200)))
+    db_session.commit()
+    told = place(client, ticket)
+    assert (told.json["status"], told.json["place"]) == ("ready", 0)
+    with app.app_context():
+        assert waiting_room.get_place(ticket).seconds_left in (29, 30), "the turn begins as its owner hears of it"
+    assert register(client, ticket=ticket).status_code == 201
+
+
+def test_a_turn_that_nobody_was_told_of_can_be_kept_from_then_on(app: Flask, db_session: Session) -> None:
+    visitor = page_at_the_gate(app)
+    look_again()
+    visitor.visit("/register/waiting")
+    db_session.execute(update(RegistrationTicket).values(turn_at=clock.now() - timedelta(seconds=200), claimed_at=None))
+    db_session.commit()
+    visitor.send("/register/waiting/keep")
+    assert "kept for" in visitor.visit("/register/waiting").words
+
+
 def test_a_passed_turn_means_a_new_place(client: FlaskClient, db_session: Session) -> None:
     ticket = draw(client)
     place(client, ticket)
-    db_session.execute(update(RegistrationTicket).values(turn_at=clock.now() - timedelta(seconds=31)))
+    db_session.execute(update(RegistrationTicket).values(claimed_at=clock.now() - timedelta(seconds=31)))
     db_session.commit()
     answer = register(client, ticket=ticket)
     assert answer.status_code == 503
@@ -360,7 +387,7 @@ def test_a_turn_can_be_kept(app: Flask, db_session: Session) -> None:
     visitor = page_at_the_gate(app)
     look_again()
     visitor.visit("/register/waiting")
-    db_session.execute(update(RegistrationTicket).values(turn_at=clock.now() - timedelta(seconds=25)))
+    db_session.execute(update(RegistrationTicket).values(claimed_at=clock.now() - timedelta(seconds=25)))
     db_session.commit()
     visitor.send("/register/waiting/keep")
     left = clock.now() - db_session.scalars(select(RegistrationTicket.turn_at)).one()
@@ -582,7 +609,7 @@ def test_where_no_process_tells_its_name_those_of_this_dyno_count(committed_app:
 def test_a_full_gate_at_ones_turn_lets_the_turn_begin_anew(client: FlaskClient, db_session: Session) -> None:
     ticket = draw(client)
     place(client, ticket)
-    db_session.execute(update(RegistrationTicket).values(turn_at=clock.now() - timedelta(seconds=25)))
+    db_session.execute(update(RegistrationTicket).values(claimed_at=clock.now() - timedelta(seconds=25)))
     db_session.commit()
     with full_gate():
         register(client, ticket=ticket)
@@ -593,7 +620,7 @@ def test_a_turn_that_is_over_cannot_be_kept(app: Flask, db_session: Session) -> 
     visitor = page_at_the_gate(app)
     look_again()
     visitor.visit("/register/waiting")
-    db_session.execute(update(RegistrationTicket).values(turn_at=clock.now() - timedelta(seconds=31)))
+    db_session.execute(update(RegistrationTicket).values(claimed_at=clock.now() - timedelta(seconds=31)))
     db_session.commit()
     assert "Your turn has passed" in visitor.send("/register/waiting/keep", status=409).words
 
@@ -603,7 +630,7 @@ def test_a_full_gate_lets_the_turn_begin_anew_of_who_comes_without_the_ticket(
 ) -> None:
     ticket = draw(client)
     place(client, ticket)
-    db_session.execute(update(RegistrationTicket).values(turn_at=clock.now() - timedelta(seconds=25)))
+    db_session.execute(update(RegistrationTicket).values(claimed_at=clock.now() - timedelta(seconds=25)))
     db_session.commit()
     with full_gate():
         answer = register(client)
@@ -702,7 +729,7 @@ def test_a_full_room_after_ones_turn_does_not_say_that_the_place_is_kept(
     visitor = page_at_the_gate(app)
     look_again()
     visitor.visit("/register/waiting")
-    db_session.execute(update(RegistrationTicket).values(turn_at=clock.now() - timedelta(seconds=31)))
+    db_session.execute(update(RegistrationTicket).values(claimed_at=clock.now() - timedelta(seconds=31)))
     db_session.commit()
     monkeypatch.setattr(waiting_room, "MOST_WAITING", 0)
     page = visitor.send("/register/waiting", status=503, password=PASSWORD)

@@ -171,7 +171,7 @@ def wait_for_the_next_poll(page: Page, polls: list[Request], *, within: int) -> 
 
 def make_the_turn_pass(server: LiveServer) -> None:
     """Let half a minute pass for everybody whose turn it is."""
-    execute(server, "UPDATE registration_tickets SET turn_at = turn_at - interval '31 s' WHERE turn_at IS NOT NULL")
+    execute(server, "UPDATE registration_tickets SET claimed_at = claimed_at - interval '31 s'")
 
 
 def use_up_the_registrations(server: LiveServer) -> None:
@@ -384,13 +384,13 @@ def test_a_turn_is_warned_about_and_can_be_kept(context: BrowserContext, queue: 
     page.clock.run_for(20_500)
     expect(warning).to_contain_text(re.compile(r"^Your turn ends in (\d|10) seconds?\."))
     check_access(page)
-    execute(queue, "UPDATE registration_tickets SET turn_at = turn_at - interval '20 s' WHERE turn_at IS NOT NULL")
+    execute(queue, "UPDATE registration_tickets SET claimed_at = claimed_at - interval '20 s'")
     page.get_by_role("button", name="Keep my turn").click()
     expect(warning).to_be_empty()
     expect(words).to_contain_text(re.compile(r"kept for (30|29|28) seconds"))
     page.clock.run_for(200)
     expect(page.locator("[data-announcements]")).to_contain_text("kept for another 30 seconds")
-    freshest = "SELECT extract(epoch FROM clock_timestamp() - max(turn_at)) FROM registration_tickets"
+    freshest = "SELECT extract(epoch FROM clock_timestamp() - max(claimed_at)) FROM registration_tickets"
     assert execute(queue, freshest) < 10
     page.get_by_label("Password", exact=True).fill(PASSWORD)
     page.get_by_role("button", name="Open my account").click()
