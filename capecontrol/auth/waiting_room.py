@@ -127,7 +127,7 @@ class _Row(NamedTuple):
     is_claimed: bool
     is_done: bool
     is_living: bool
-    seconds_left: float | None
+    seconds_left: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -340,7 +340,7 @@ def _place_in(row: _Row | None, place_in_line: int, figure: Figure) -> Place:
     if row is not None and row.is_living and not row.has_turn:
         return _waiting(place_in_line, figure)  # drawn before another that was read already, and stored after it
     if row is not None and row.is_living:
-        return _at_turn(math.ceil(row.seconds_left or 0))
+        return _at_turn(math.ceil(row.seconds_left))
     return EXPIRED_PLACE
 
 
