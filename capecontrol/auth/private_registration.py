@@ -10,6 +10,7 @@ from capecontrol import clock, ids
 from capecontrol.audit import events
 from capecontrol.audit.recorder import record
 from capecontrol.auth import passwords, registration, verification, waiting_room
+from capecontrol.auth.email_addresses import EmailAddress
 from capecontrol.auth.models import IdempotencyKey
 from capecontrol.auth.registration import Application, EmailTaken, KeyUsedDifferently
 from capecontrol.database import release_connection
@@ -34,38 +35,55 @@ def register(application: Application, *, method: str, idempotency_key: str | No
         room = waiting_room.look()
         if ticket is not None:
             waiting_room.prove(ticket, address.key)
-        if idempotency_key is not None and _is_repeat(idempotency_key, fingerprint):
-            _end_repeat(application, method)
-            return
-        ticket_id = waiting_room.admit(address.key, ticket, room)
+        is_repeat = _is_repeat(idempotency_key, fingerprint)
         try:
-            password_hash = passwords.hash_for_registration(application.password)
-        except Overloaded:
-            raise waiting_room.turned_away(address.key, ticket) from None
-        user = registration.insert_account(application, address, password_hash)
-        owner = verification.lock_owner(address.key)
-        if owner is None:  # it was there a moment ago, and is being deleted
-            raise Unavailable
-        if ticket_id is not None:
-            waiting_room.use(ticket_id)
-        if idempotency_key is not None and not registration.keep_key(
-            idempotency_key, fingerprint, owner.id, scope=_SCOPE
-        ):
-            db.session.rollback()  # a twin was quicker, and has written the mail
-            if not _is_repeat(idempotency_key, fingerprint):
-                raise Unavailable
-            _end_repeat(application, method)
-            return
-        verification.write_to(owner, form=None if user is not None else _form(application, password_hash))
-        if user is not None:
-            registration.record_opened(user, application, method=method, session_id=None)
-        else:
-            _record_refused(application, method, reason="email_taken", error=EmailTaken.detail)
+            if not is_repeat:
+                ticket_id = waiting_room.admit(address.key, ticket, room)
+                key = None if idempotency_key is None else (idempotency_key, fingerprint)
+                _take(application, address, method, key, ticket, ticket_id)
+        except (waiting_room.TicketSpent, Unavailable):
+            db.session.rollback()
+            is_repeat = _is_repeat(idempotency_key, fingerprint)
+            if not is_repeat:
+                raise
+        if is_repeat:
+            _record_refused(application, method, reason="sent_before", error="The same form was sent before.")
         db.session.commit()
 
 
-def _is_repeat(key: str, fingerprint: str) -> bool:
-    """Say whether this registration was taken already under this key. Raises KeyUsedDifferently."""
+def _take(
+    application: Application,
+    address: EmailAddress,
+    method: str,
+    key: tuple[str, str] | None,
+    ticket: str | None,
+    ticket_id: str | None,
+) -> None:
+    """Write the account and its mail, or a mail alone; commits nothing. `key` comes with its registration's
+    fingerprint. Raises Unavailable and TicketSpent also where a twin was quicker, which has written the mail then."""
+    try:
+        password_hash = passwords.hash_for_registration(application.password)
+    except Overloaded:
+        raise waiting_room.turned_away(address.key, ticket) from None
+    user = registration.insert_account(application, address, password_hash)
+    owner = verification.lock_owner(address.key)
+    if owner is None:  # it was there a moment ago, and is being deleted
+        raise Unavailable
+    if ticket_id is not None:
+        waiting_room.use(ticket_id)
+    if key is not None and not registration.keep_key(*key, owner.id, scope=_SCOPE):
+        raise Unavailable
+    verification.write_to(owner, form=None if user is not None else _form(application, password_hash))
+    if user is not None:
+        registration.record_opened(user, application, method=method, session_id=None)
+    else:
+        _record_refused(application, method, reason="email_taken", error=EmailTaken.detail)
+
+
+def _is_repeat(key: str | None, fingerprint: str) -> bool:
+    """Say whether this registration was taken already under this key, if it has one. Raises KeyUsedDifferently."""
+    if key is None:
+        return False
     stored = db.session.scalar(
         select(IdempotencyKey.fingerprint).where(
             IdempotencyKey.scope == _SCOPE,
@@ -77,11 +95,6 @@ def _is_repeat(key: str, fingerprint: str) -> bool:
     if stored not in (None, fingerprint):
         raise KeyUsedDifferently
     return stored is not None
-
-
-def _end_repeat(application: Application, method: str) -> None:
-    _record_refused(application, method, reason="sent_before", error="The same form was sent before.")
-    db.session.commit()
 
 
 def _record_refused(application: Application, method: str, *, reason: str, error: str) -> None:

@@ -133,12 +133,19 @@ def register(
             waiting_room.prove(ticket, address.key)
         fingerprint = fingerprint_of(application, address)
         at_full_gate = partial(waiting_room.turned_away, address.key, ticket)
+        repeat = partial(_repeat, fingerprint, application, actor=actor, mint=mint, at_full_gate=at_full_gate)
         known = _known(address, idempotency_key)  # spares the hash; the insert below is what decides
         if known.key_owner is not None:
-            return _repeat(known, fingerprint, application, actor=actor, mint=mint, at_full_gate=at_full_gate)
+            return repeat(known)
         if known.is_taken:
             raise EmailTaken
-        ticket_id = waiting_room.admit(address.key, ticket, room)
+        try:
+            ticket_id = waiting_room.admit(address.key, ticket, room)
+        except waiting_room.TicketSpent:
+            known = _known(address, idempotency_key)
+            if known.key_owner is None:
+                raise
+            return repeat(known)  # a twin was quicker
         try:
             password_hash = passwords.hash_for_registration(application.password)
         except Overloaded:
@@ -149,7 +156,7 @@ def register(
             known = _known(address, idempotency_key)
             if known.key_owner is None:
                 raise EmailTaken
-            return _repeat(known, fingerprint, application, actor=actor, mint=mint, at_full_gate=at_full_gate)
+            return repeat(known)
         if idempotency_key is not None and not keep_key(idempotency_key, fingerprint, user.id, scope=_SCOPE):
             raise KeyUsedDifferently
         if ticket_id is not None:
@@ -282,9 +289,9 @@ def keep_key(key: str, fingerprint: str, user_id: str, *, scope: str) -> bool:
 
 
 def _repeat(
-    known: _Known,
     fingerprint: str,
     application: Application,
+    known: _Known,
     *,
     actor: Actor | None,
     mint: Mint,

@@ -358,6 +358,31 @@ def test_two_at_once_under_one_key_are_one(private: Flask, mailbox: Mailbox, mon
     assert len(mailbox.letters()) == 1
 
 
+@pytest.mark.parametrize("overtaken", [(waiting_room, "admit"), (passwords, "hash_for_registration")])
+def test_two_at_once_at_one_turn_are_one(
+    client: FlaskClient, mailbox: Mailbox, monkeypatch: pytest.MonkeyPatch, overtaken: tuple[Any, str]
+) -> None:
+    """The twin commits before the first one has shown its ticket, or while it hashes."""
+    with full_gate():
+        ticket = register(client, UNKNOWN).json["ticket"]
+    waiting_room.forget_figure()
+    headers = {"X-Registration-Ticket": ticket, "Idempotency-Key": "key-1"}
+    before_the_twin = getattr(*overtaken)
+
+    def twice(*arguments: Any) -> Any:
+        monkeypatch.setattr(*overtaken, before_the_twin)
+        assert send() == 202
+        return before_the_twin(*arguments)
+
+    def send() -> int:
+        return client.post("/api/auth/v2/register", json={**BODY, "email": UNKNOWN}, headers=headers).status_code
+
+    monkeypatch.setattr(*overtaken, twice)
+    assert send() == 202
+    assert refusals(client.application) == [(UNKNOWN, "sent_before")]
+    assert mailbox.letters() == [("verify_email", UNKNOWN)]
+
+
 def test_nothing_secret_comes_into_a_log_or_the_record(private: Flask, mailbox: Mailbox) -> None:
     client = private.test_client()
     with capture_logs() as lines:

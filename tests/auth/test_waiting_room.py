@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import psycopg2
 import pytest
@@ -339,6 +340,33 @@ def test_twins_at_one_turn_make_one_account(committed_app: Flask) -> None:
         twin.join(20)
     assert statuses.count(201) == 1
     assert set(statuses) <= {201, 409, 503}
+
+
+@pytest.mark.parametrize("overtaken", [(waiting_room, "admit"), (passwords, "hash_for_registration")])
+def test_two_at_once_at_one_turn_under_one_key_get_the_same_account(
+    committed_app: Flask, monkeypatch: pytest.MonkeyPatch, overtaken: tuple[Any, str]
+) -> None:
+    """The twin commits before the first one has shown its ticket, or while it hashes."""
+    client = committed_app.test_client()
+    headers = {"X-Registration-Ticket": draw(client), "Idempotency-Key": "key-1"}
+    before_the_twin = getattr(*overtaken)
+    accounts = []
+
+    def twice(*arguments: Any) -> Any:
+        monkeypatch.setattr(*overtaken, before_the_twin)
+        send()
+        return before_the_twin(*arguments)
+
+    def send() -> None:
+        look_again()
+        body = {"email": "lerato@example.com", "password": PASSWORD, "full_name": "Lerato Dube"}
+        answer = client.post("/api/auth/v2/register", json=body, headers=headers)
+        accounts.append((answer.status_code, answer.json.get("id")))
+
+    monkeypatch.setattr(*overtaken, twice)
+    send()
+    assert accounts[0] == accounts[1]
+    assert accounts[0][0] == 201
 
 
 def page_at_the_gate(app: Flask) -> Visitor:
