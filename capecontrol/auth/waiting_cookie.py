@@ -7,6 +7,7 @@ from flask import current_app, request
 from itsdangerous import BadSignature, URLSafeTimedSerializer
 from werkzeug.wrappers import Response
 
+from capecontrol import clock
 from capecontrol.auth.waiting_room import Queued
 from capecontrol.config import current_settings
 
@@ -36,9 +37,12 @@ class Kept:
 def read() -> Kept | None:
     """Return what this browser keeps, or None when it waits for nothing."""
     try:
-        return Kept(**_signer().loads(request.cookies.get(_name(), ""), max_age=LASTS_SECONDS))
+        fields, signed_at = _signer().loads(request.cookies.get(_name(), ""), return_timestamp=True)
+        kept = Kept(**fields)
     except (BadSignature, TypeError):
         return None
+    # Counted here, because the signer takes what another dyno's clock signed a second from now for outdated.
+    return kept if (clock.now() - signed_at).total_seconds() <= LASTS_SECONDS else None
 
 
 def give(answer: Answer, kept: Kept, queued: Queued) -> Answer:

@@ -221,6 +221,7 @@ function show(answer) {
   setStatus(answer.status);
   if (answer.status === "waiting") showWaiting(before);
   if (answer.status === "ready" && before?.status !== "ready") showTurn();
+  if (answer.status === "ready" && !password && !isSending) countDown(answer.seconds_left);
   if (answer.status === "expired" && before?.status !== "expired") showExpired();
 }
 
@@ -264,7 +265,6 @@ function showTurn() {
   showProgress(room, 1);
   showSteps({ wait: "done", secure: "next", open: "next" });
   if (password) return;
-  countDown(place.seconds_left);
   speak("It is your turn. Type your password to open your account.", true);
   form.elements.password.focus();
 }

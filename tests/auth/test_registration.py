@@ -286,7 +286,7 @@ def test_a_repeat_whose_account_was_deleted_meanwhile_is_refused_in_words(app: F
     application = registration.Application("lerato@example.com", PASSWORD, "Lerato Dube", "client")
     with app.app_context(), pytest.raises(registration.KeyUsedDifferently):
         registration._repeat(
-            gone, "same", application, actor=None, mint=credentials.token, at_full_gate=registration.Overloaded
+            "same", application, gone, actor=None, mint=credentials.token, at_full_gate=registration.Overloaded
         )
 
 

@@ -1,6 +1,7 @@
 """The waiting room: order, places, turns, and tickets that cannot be forged, shared, moved or used twice."""
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
@@ -379,6 +380,24 @@ def page_at_the_gate(app: Flask) -> Visitor:
     with full_gate():
         visitor.send("/register", **{**FILLED, "rendered_at": an_older_mark()})
     return visitor
+
+
+@pytest.mark.parametrize("ahead", [timedelta(seconds=5), timedelta(seconds=-5), timedelta(minutes=-59)])
+def test_the_page_waits_on_though_another_dynos_clock_is_not_ours(
+    app: Flask, monkeypatch: pytest.MonkeyPatch, ahead: timedelta
+) -> None:
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(time, "time", lambda at=time.time() + ahead.total_seconds(): at)
+        visitor = page_at_the_gate(app)
+    assert visitor.visit("/register/waiting").answer.status_code == 200
+
+
+def test_the_page_waits_for_an_hour(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(time, "time", lambda at=time.time() - 3602: at)
+        visitor = page_at_the_gate(app)
+    visitor.visit("/register/waiting")
+    assert visitor.page.answer.request.path == "/register"
 
 
 def test_the_page_waits_without_the_password_and_goes_on_with_it(app: Flask) -> None:
