@@ -234,8 +234,9 @@ def look_up(statement: str, parameters: Parameters) -> Row | None:
         watch.add_to("db")
 
 
-def run_alone(statement: str, parameters: Parameters) -> Row | None:
-    """Run one statement in psycopg2's notation as a transaction of its own; return its first row, or None.
+def run_alone(statement: str, parameters: Parameters, *, lock_ms: int = LOCK_MS) -> Row | None:
+    """Run one statement in psycopg2's notation as a transaction of its own; return its first row, or None. For a lock
+    it waits `lock_ms` milliseconds.
 
     What a process does most when it has least time, drawing tickets and looking addresses up for it, comes this way:
     one round trip with the ladder's limits in front, as for a look-up, on a connection of the requests' own pool that
@@ -245,7 +246,7 @@ def run_alone(statement: str, parameters: Parameters) -> Row | None:
     watch = clock.Stopwatch()
     milliseconds = int(clock.within_budget(STATEMENT_MS / 1000) * 1000)
     limited = (
-        f"SET LOCAL statement_timeout = {milliseconds}; SET LOCAL lock_timeout = {LOCK_MS}; "
+        f"SET LOCAL statement_timeout = {milliseconds}; SET LOCAL lock_timeout = {lock_ms}; "
         f"SET LOCAL synchronous_commit = off; {statement}"
     )
     try:

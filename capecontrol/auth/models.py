@@ -133,6 +133,11 @@ class RegistrationTicket(db.Model):  # type: ignore[name-defined]
             postgresql_where=text("turn_at IS NULL AND left_at IS NULL"),
         ),
         Index(
+            "ix_registration_tickets_given_up",
+            "number",
+            postgresql_where=text("turn_at IS NULL AND left_at IS NOT NULL"),
+        ),
+        Index(
             "ix_registration_tickets_at_turn",
             "turn_at",
             postgresql_where=text("turn_at IS NOT NULL"),

@@ -6,6 +6,7 @@ allows, whichever is more, over the time somebody takes to come, and more where 
 
 import math
 import threading
+from bisect import bisect_left
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -18,6 +19,10 @@ TICKET_LASTS_SECONDS = 3600
 TURN_LASTS_SECONDS = 30
 SHORTEST_POLL_SECONDS = 1
 """How often those ask whose turn is next (decision 012), unless the hash is slow."""
+
+LOCK_MS = 250
+"""So long the room waits for a lock, a quarter of what others may: while its table is locked everybody who registers
+asks it, and sign-ins need the same connections."""
 
 _BELIEVED_SECONDS = 1.0
 """While somebody reads the figure, others go by the last one, unless it is older than this."""
@@ -38,8 +43,14 @@ _AROUND_A_HASH_IN_A_STORM_SECONDS = 0.04
 """The same while people come: for each who is served, the tickets of some who will be later."""
 
 _PACE_OVER_SECONDS = 10
+_SLOW_PACE_OVER_SECONDS = 60
 _ENOUGH_TO_LEARN_FROM = 10
-"""Registrations within ten seconds that tell the pace, from the first of them on; with fewer, the hash's own time."""
+"""Registrations within ten seconds that tell the pace, from the first of them on. With fewer, those of the last minute
+in which somebody waited do; and where nobody has waited for ten seconds, the hash's own time."""
+
+_BELIEVED_SLOW_AFTER_SECONDS = 20
+"""Who is next has waited so long before the room believes in less than surely is possible: when a crowd has come, the
+pace it was taken at is forgotten by then."""
 
 _MARGIN = 1.25
 """So many more turns than are used at the present pace, so that it can grow. More would crowd the gate, which sends
@@ -57,6 +68,8 @@ _TIMES = {
     "unclaimed": _UNCLAIMED_SECONDS,
     "claimed": _CLAIMED_SECONDS,
     "over": _PACE_OVER_SECONDS,
+    "slowly": _SLOW_PACE_OVER_SECONDS,
+    "enough": _ENOUGH_TO_LEARN_FROM,
     "lock": _ADVISORY_LOCK,
 }
 # Who has no connection yet hashes nothing yet. Behind a pooler that hides the names our own dyno's processes count.
@@ -93,11 +106,25 @@ _READ = """
         coalesce(waiting.first - 1, drawn.last) AS come_to,
         drawn.last AS last,
         waiting.people AS waiting,
+        coalesce(waiting.seconds, 0.0) AS waits,
+        ARRAY(
+            SELECT number FROM registration_tickets
+            WHERE turn_at IS NULL AND left_at IS NOT NULL AND number > waiting.first
+            ORDER BY number
+        ) AS given_up,
         done.people AS done,
         extract(epoch FROM statement_timestamp() - done.first)::float AS done_within,
+        CASE WHEN done.people < %(enough)s THEN (
+            SELECT count(*) FROM registration_tickets
+            WHERE done_at > statement_timestamp() - make_interval(secs => least(%(slowly)s, waiting.seconds))
+        ) ELSE 0 END AS done_meanwhile,
         CASE WHEN given.turns > 0 THEN given.used::float / given.turns ELSE 1.0 END AS share_who_come
     FROM (
-        SELECT min(number) AS first, count(*) AS people FROM registration_tickets
+        SELECT
+            min(number) AS first,
+            count(*) AS people,
+            extract(epoch FROM statement_timestamp() - min(created_at))::float AS seconds
+        FROM registration_tickets
         WHERE turn_at IS NULL AND left_at IS NULL
           AND created_at > statement_timestamp() - make_interval(secs => %(lasts)s)
     ) AS waiting, (
@@ -120,15 +147,19 @@ class _Row(NamedTuple):
     come_to: int
     last: int
     waiting: int
+    waits: float
+    given_up: list[int]
     done: int
     done_within: float | None
+    done_meanwhile: int
     share_who_come: float
 
 
 @dataclass(frozen=True, slots=True)
 class Figure:
     """What a process knows of the room: the ticket number that turns have come to, the last one drawn, how many wait,
-    registrations a second, the share of people who come for their turn, and whether more come than are served."""
+    registrations a second, the share of people who come for their turn, whether more come than are served, and the
+    numbers of the places that were given up, in order."""
 
     come_to: int
     last: int
@@ -137,6 +168,21 @@ class Figure:
     read_at: float
     share_who_come: float = 1.0
     is_filling: bool = True
+    given_up: tuple[int, ...] = ()
+
+    def waits(self, number: int) -> bool:
+        """Say whether the ticket with this number was waiting when this was read."""
+        return self.come_to < number <= self.last and not self._is_given_up(number)
+
+    def place_of(self, number: int) -> int:
+        """Return the place of the ticket with this number, which waits: 1 for who is next."""
+        place = number - self.come_to - bisect_left(self.given_up, number)
+        most = self.waiting if number <= self.last else self.waiting + 1
+        return max(1, min(place, most))
+
+    def _is_given_up(self, number: int) -> bool:
+        at = bisect_left(self.given_up, number)
+        return at < len(self.given_up) and self.given_up[at] == number
 
 
 _NOTHING_READ = Figure(0, 0, 0, 1.0, read_at=-math.inf)
@@ -151,6 +197,7 @@ class Turns:
         self._processes_here = self._processes = processes
         self._counted_at = -math.inf
         self._figure = _NOTHING_READ
+        self._awake_since = -math.inf
         self._reading = threading.Lock()
 
     @property
@@ -195,6 +242,7 @@ class Turns:
         """Give the turns that are due by the last figure, or by a new one where that is old, and read the room."""
         before = self._figure
         if clock.monotonic() - before.read_at > _PACE_OVER_SECONDS:
+            self._awake_since = clock.monotonic()
             before = self._figure_of(_READ)
             if not before.waiting:
                 return before
@@ -226,16 +274,36 @@ class Turns:
         return seconds > _BELIEVED_SECONDS or last - self._figure.last > 2 * pace * seconds
 
     def _figure_of(self, statements: str, **parameters: int) -> Figure:
-        found = run_alone(statements, {**_TIMES, **parameters})
+        found = run_alone(statements, {**_TIMES, **parameters}, lock_ms=LOCK_MS)
         if found is None:
             raise LookupError("the room was read and nothing came")
         row = _Row(*found)
         possible = self._possible_pace(_AROUND_A_HASH_IN_A_STORM_SECONDS)
-        measured = row.done / max(1.0, row.done_within or 0.0) if row.done >= _ENOUGH_TO_LEARN_FROM else possible
+        pace = self._pace(row, possible)
+        return Figure(
+            row.come_to,
+            row.last,
+            row.waiting,
+            pace,
+            clock.monotonic(),
+            row.share_who_come,
+            self._is_filling(row.last, max(pace, possible * _SHARE_SURELY_POSSIBLE)),
+            tuple(row.given_up),
+        )
+
+    def _pace(self, row: _Row, possible: float) -> float:
+        """Return how many registrations a second there are, as far as it is known; `possible` is what the hash allows
+        in a storm."""
+        # While nobody looked, no turns were given, and nothing is learnt from how long somebody has waited.
+        waited = min(row.waits, clock.monotonic() - self._awake_since)
+        if row.done >= _ENOUGH_TO_LEARN_FROM:
+            pace = row.done / max(1.0, row.done_within or 0.0)
+        elif waited >= _PACE_OVER_SECONDS:
+            pace = max(1, row.done_meanwhile) / min(waited, _SLOW_PACE_OVER_SECONDS)
+        else:
+            pace = possible
         # While a crowd arrives, taking its forms is most of the work; the pace soon picks up again.
-        pace = max(measured, possible * _SHARE_SURELY_POSSIBLE)
-        is_filling = self._is_filling(row.last, pace)
-        return Figure(row.come_to, row.last, row.waiting, pace, clock.monotonic(), row.share_who_come, is_filling)
+        return pace if waited >= _BELIEVED_SLOW_AFTER_SECONDS else max(pace, possible * _SHARE_SURELY_POSSIBLE)
 
     def _most(self, pace: float, share_who_come: float) -> int:
         """Return how many turns may be open at a time.

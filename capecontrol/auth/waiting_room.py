@@ -9,7 +9,7 @@ import hmac
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from sqlalchemy import text
@@ -18,13 +18,14 @@ from sqlalchemy.exc import SQLAlchemyError
 from capecontrol import ids
 from capecontrol.auth.tickets import NotATicket, Signer, Ticket
 from capecontrol.auth.turns import (
+    LOCK_MS,
     SHORTEST_POLL_SECONDS,
     TICKET_LASTS_SECONDS,
     TURN_LASTS_SECONDS,
     Figure,
     Turns,
 )
-from capecontrol.database import is_passing, release_connection, run_alone
+from capecontrol.database import Row, is_passing, release_connection, run_alone
 from capecontrol.errors import Conflict, Overloaded, Unavailable
 from capecontrol.extensions import db
 
@@ -42,9 +43,12 @@ _IS_OVER = (
     "(created_at <= clock_timestamp() - make_interval(secs => {lasts}) "
     "OR claimed_at <= clock_timestamp() - make_interval(secs => {turn}))"
 ).format(**_TIMES)
+# It looks for a living ticket first: a conflict would use a number up, and count for a person in everybody's place.
 _DRAW = (
-    "INSERT INTO registration_tickets (id, email_mark, created_at) SELECT %s, %s, clock_timestamp() "
-    "WHERE NOT ({unless}) ON CONFLICT DO NOTHING RETURNING id, number, email_mark"
+    "INSERT INTO registration_tickets (id, email_mark, created_at) "
+    "SELECT fresh.id, fresh.mark, clock_timestamp() FROM (VALUES (%s, %s)) AS fresh (id, mark) WHERE NOT EXISTS ("
+    "SELECT FROM registration_tickets WHERE email_mark = fresh.mark AND done_at IS NULL AND left_at IS NULL"
+    ") AND NOT ({unless}) ON CONFLICT DO NOTHING RETURNING id, number, email_mark"
 )
 _END_OF_AN_OLDER_ONE = (
     "UPDATE registration_tickets SET left_at = clock_timestamp() "  # noqa: S608 -- our own words, as below
@@ -56,13 +60,14 @@ _FIND = (
 )
 _LOOK = (
     "SELECT turn_at IS NOT NULL, claimed_at IS NOT NULL, done_at IS NOT NULL, "  # noqa: S608
-    f"left_at IS NULL AND {_IS_OVER} IS NOT TRUE, "
+    f"left_at IS NULL AND {_IS_OVER} IS NOT TRUE, left_at IS NOT NULL, "
     f"{TURN_LASTS_SECONDS} - extract(epoch FROM clock_timestamp() - coalesce(claimed_at, clock_timestamp()))::float "
     "FROM registration_tickets WHERE id = %s"
 )
 _CLAIM = "UPDATE registration_tickets SET claimed_at = clock_timestamp() WHERE id = %s"
+# When the turn was given stays: a turn that is kept again and again holds nobody up for more than its first seconds.
 _RENEW = (
-    "UPDATE registration_tickets SET turn_at = clock_timestamp(), claimed_at = clock_timestamp() "  # noqa: S608
+    "UPDATE registration_tickets SET claimed_at = clock_timestamp() "  # noqa: S608 -- as above
     f"WHERE id = %s AND turn_at IS NOT NULL AND done_at IS NULL AND left_at IS NULL AND {_IS_OVER} IS NOT TRUE "
     "RETURNING id"
 )
@@ -117,6 +122,7 @@ class Place:
 EXPIRED_PLACE = Place(
     "expired", 0, 0, LONGEST_POLL_SECONDS, "Your turn has passed. Send the form again for a new place."
 )
+GIVEN_UP_PLACE = replace(EXPIRED_PLACE, detail="This place was given up. Send the form again for a new one.")
 UNKNOWN_PLACE = Place("unknown", 0, 0, 5, "We could not look your place up just now. It is kept.")
 
 
@@ -127,6 +133,7 @@ class _Row(NamedTuple):
     is_claimed: bool
     is_done: bool
     is_living: bool
+    is_given_up: bool
     seconds_left: float
 
 
@@ -261,7 +268,7 @@ def leave(ticket: str) -> None:
     """Give the place up. Raises NotATicket and Unavailable."""
     known = _ready().signer.read(ticket)
     with _or_unavailable():
-        run_alone(_LEAVE, (known.id,))
+        _ask(_LEAVE, (known.id,))
 
 
 def count_waiting() -> int:
@@ -284,15 +291,16 @@ def _queue(email_key: str, figure: Figure) -> Overloaded:
     signer = _ready().signer
     mark = signer.mark(email_key)
     is_full = _is_full(figure)
-    drawn = None if is_full else _draw(mark)
-    if not is_full and drawn is None and run_alone(_END_OF_AN_OLDER_ONE, (mark,)) is not None:
+    if not is_full:
         drawn = _draw(mark)
-    if drawn is not None:
-        return _newly_queued(drawn, figure)
-    row = run_alone(_FIND, (mark,))
-    known = Ticket(*row) if row else None
-    if known is None:
+        if drawn is None and _ask(_END_OF_AN_OLDER_ONE, (mark,)) is not None:
+            drawn = _draw(mark)
+        if drawn is not None:
+            return _newly_queued(drawn, figure)
+    row = _ask(_FIND, (mark,))
+    if row is None:
         return RoomFull() if is_full else Overloaded()
+    known = Ticket(*row)
     return Queued(_place_of(known), signer.write(known))
 
 
@@ -302,31 +310,34 @@ def _is_full(figure: Figure) -> bool:
 
 def _draw(mark: str, *, unless: str = "false", parameters: tuple[Any, ...] = ()) -> Ticket | None:
     """Store a ticket, or return None when the address has one that was not used, or where `unless` holds."""
-    row = run_alone(_DRAW.format(unless=unless), (ids.new_id(), mark, *parameters))
+    row = _ask(_DRAW.format(unless=unless), (ids.new_id(), mark, *parameters))
     return Ticket(*row) if row else None
 
 
 def _newly_queued(drawn: Ticket, figure: Figure) -> Queued:
-    # One more than waited a moment ago; the number would also count tickets that were never stored as people.
-    place = min(figure.waiting + 1, max(1, drawn.number - figure.come_to))
-    return Queued(_waiting(place, figure), _ready().signer.write(drawn), is_new=True)
+    return Queued(_waiting(figure.place_of(drawn.number), figure), _ready().signer.write(drawn), is_new=True)
+
+
+def _ask(statement: str, parameters: tuple[Any, ...]) -> Row | None:
+    """Run one statement of the room's, which waits for a lock only so long as the room does."""
+    return run_alone(statement, parameters, lock_ms=LOCK_MS)
 
 
 def _renew_turn(ticket: Ticket) -> bool:
     """Let a turn begin anew; say whether there was one that was not over."""
-    return run_alone(_RENEW, (ticket.id,)) is not None
+    return _ask(_RENEW, (ticket.id,)) is not None
 
 
 def _place_of(ticket: Ticket) -> Place:
     figure = _ready().turns.current(drawn=ticket.number)
-    place_in_line = max(1, min(ticket.number - figure.come_to, figure.waiting))
-    if figure.come_to < ticket.number <= figure.last:
+    place_in_line = figure.place_of(ticket.number)
+    if figure.waits(ticket.number):
         return _waiting(place_in_line, figure)
-    found = run_alone(_LOOK, (ticket.id,))
+    found = _ask(_LOOK, (ticket.id,))
     row = _Row(*found) if found else None
     place = _place_in(row, place_in_line, figure)
     if row is not None and place.status == "ready" and not row.is_claimed:
-        run_alone(_CLAIM, (ticket.id,))
+        _ask(_CLAIM, (ticket.id,))
     return place
 
 
@@ -340,8 +351,8 @@ def _place_in(row: _Row | None, place_in_line: int, figure: Figure) -> Place:
     if row is not None and row.is_living and not row.has_turn:
         return _waiting(place_in_line, figure)  # drawn before another that was read already, and stored after it
     if row is not None and row.is_living:
-        return _at_turn(math.ceil(row.seconds_left))
-    return EXPIRED_PLACE
+        return _at_turn(min(TURN_LASTS_SECONDS, math.ceil(row.seconds_left)))
+    return GIVEN_UP_PLACE if row is not None and row.is_given_up and not row.has_turn else EXPIRED_PLACE
 
 
 def _waiting(place: int, figure: Figure) -> Place:

@@ -105,6 +105,8 @@ def _is_for_same_address(ticket: str | None, kept: str) -> bool:
 def keep_turn() -> Answer:
     """Keep one's turn for another 30 seconds."""
     kept = waiting_cookie.read()
+    if kept is not None and (ticket_id := waiting_room.id_of(kept.ticket)) is not None:
+        rate_limits.hold_ticket(ticket_id)
     if kept is not None and not waiting_room.keep(kept.ticket):
         return _waiting(WaitingForm(), kept, waiting_room.get_place(kept.ticket)), 409
     return redirect(url_for("waiting.wait"), code=303)

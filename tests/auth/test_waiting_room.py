@@ -135,6 +135,48 @@ def test_order_is_kept_and_coming_early_keeps_the_place(client: FlaskClient, mon
     assert [place(client, ticket).json["place"] for ticket in tickets] == [1, 2, 3, 4]
 
 
+def test_a_place_stays_though_somebody_before_comes_again_and_again_without_a_ticket(
+    client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    no_turns(monkeypatch)
+    for number in (1, 2):
+        draw(client, f"p{number}@example.com")
+    for _ in range(5):
+        assert register(client, "p2@example.com").json["place"] == 2
+    third = draw(client, "p3@example.com")
+    for number in range(4, 8):
+        assert register(client, f"p{number}@example.com").json["place"] == number
+        assert place(client, third).json["place"] == 3
+
+
+def test_places_given_up_are_nobodys(client: FlaskClient, app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
+    no_turns(monkeypatch)
+    tickets = [draw(client, f"p{number}@example.com") for number in range(1, 8)]
+    with app.app_context():
+        for ticket in tickets[1:5]:
+            waiting_room.leave(ticket)
+    assert [place(client, ticket).json["place"] for ticket in (tickets[0], *tickets[5:])] == [1, 2, 3]
+    assert register(client, "p8@example.com").json["place"] == 4
+
+
+def test_a_place_given_up_in_another_tab_is_told_at_once(
+    client: FlaskClient, app: Flask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    no_turns(monkeypatch)
+    draw(client, "wall@example.com")
+    ticket = draw(client)
+    with app.app_context():
+        waiting_room.leave(ticket)
+    told = place(client, ticket).json
+    assert (told["status"], told["detail"]) == (
+        "expired",
+        "This place was given up. Send the form again for a new one.",
+    )
+    again = register(client, ticket=ticket)
+    assert (again.status_code, again.json["place"]) == (503, 2)
+    assert again.json["ticket"] != ticket
+
+
 def test_nobody_passes_those_who_wait(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
     no_turns(monkeypatch)
     draw(client, "first@example.com")
@@ -175,8 +217,13 @@ def test_whoever_comes_while_others_wait_costs_the_database_one_question(
     no_turns(monkeypatch)
     draw(client, "first@example.com")
     asked: list[str] = []
+
+    def ask(*question: Any, **limits: Any) -> Any:
+        asked.append(question[0])
+        return run_alone(*question, **limits)
+
     for module in (registration, waiting_room):
-        monkeypatch.setattr(module, "run_alone", lambda *question: asked.append(question[0]) or run_alone(*question))
+        monkeypatch.setattr(module, "run_alone", ask)
     assert register(client, "late@example.com").json["place"] == 2
     assert len(asked) == 1
 
@@ -438,8 +485,8 @@ def test_a_turn_can_be_kept(app: Flask, db_session: Session) -> None:
     db_session.execute(update(RegistrationTicket).values(claimed_at=clock.now() - timedelta(seconds=25)))
     db_session.commit()
     visitor.send("/register/waiting/keep")
-    left = clock.now() - db_session.scalars(select(RegistrationTicket.turn_at)).one()
-    assert left < timedelta(seconds=20)
+    kept_for = clock.now() - db_session.scalars(select(RegistrationTicket.claimed_at)).one()
+    assert kept_for < timedelta(seconds=20)
 
 
 def test_who_waits_for_nothing_is_led_to_the_form(app: Flask) -> None:
@@ -529,6 +576,54 @@ def test_a_crowd_that_holds_the_hash_up_does_not_make_the_estimate_hopeless(app:
     with app.app_context():
         passwords._ready().registration.seconds = 0.06
         assert another_process().current().pace == pytest.approx(0.75 * 2 * 10), "only 3 a second were opened lately"
+
+
+def waiting_since(db_session: Session, *, seconds: float, people: int = 5) -> turns.Turns:
+    """Store people who wait, and return a process that has looked at them all the while."""
+    drawn = clock.now() - timedelta(seconds=seconds)
+    db_session.add_all(RegistrationTicket(email_mark=f"w{number}", created_at=drawn) for number in range(people))
+    db_session.commit()
+    room = another_process()
+    room._awake_since = clock.monotonic() - seconds
+    room._figure = replace(turns._NOTHING_READ, read_at=clock.monotonic() - 1)
+    return room
+
+
+def test_a_pace_that_stays_low_is_believed(app: Flask, db_session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    no_turns(monkeypatch)
+    registered_lately(db_session, people=30, seconds=10)
+    room = waiting_since(db_session, seconds=25)
+    with app.app_context():
+        assert room.current().pace == pytest.approx(3, rel=0.2)
+
+
+def test_a_pace_of_few_in_a_minute_is_measured_over_the_minute(
+    app: Flask, db_session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    no_turns(monkeypatch)
+    registered_lately(db_session, people=6, seconds=50)
+    room = waiting_since(db_session, seconds=100)
+    with app.app_context():
+        assert room.current().pace == pytest.approx(0.1)
+        db_session.execute(delete(RegistrationTicket).where(RegistrationTicket.done_at.is_not(None)))
+        db_session.commit()
+        room._figure = replace(room._figure, read_at=clock.monotonic() - 1)
+        assert room.current().pace == pytest.approx(1 / 60), "somebody is next all the same"
+
+
+def test_while_nobody_looked_the_room_has_learnt_nothing(app: Flask, db_session: Session) -> None:
+    """Everybody's computer slept, or the database was away: nobody was let in, and nobody was slow."""
+    room = waiting_since(db_session, seconds=600)
+    room.forget()
+    with app.app_context():
+        passwords._ready().registration.seconds = 0.06
+        assert room.current().pace == pytest.approx(20)
+
+
+def test_the_room_waits_less_for_a_lock_than_others_do(app: Flask) -> None:
+    """Everybody who registers asks it, and while it waits it holds a connection that sign-ins need."""
+    with app.app_context():
+        assert waiting_room._ask("SELECT current_setting('lock_timeout')", ()) == ("250ms",)
 
 
 def test_without_registrations_the_pace_is_that_of_the_hashes_of_all_processes(app: Flask) -> None:
@@ -717,6 +812,42 @@ def test_what_comes_with_a_ticket_has_a_limit_of_its_own(databases: Databases, m
             assert register(client, "other@example.com", ticket=another).status_code == 201
         finally:
             dispose(app)
+
+
+def test_a_turn_can_be_kept_so_often_as_the_limit_says(databases: Databases, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rate_limits, "REGISTER_WITH_TICKET", replace(rate_limits.REGISTER_WITH_TICKET, hits=1))
+    with databases.clone() as url:
+        app = create_app(settings_for(url, ratelimit_enabled=True))
+        try:
+            visitor = page_at_the_gate(app)
+            look_again()
+            visitor.visit("/register/waiting")
+            assert "kept for" in visitor.send("/register/waiting/keep").words
+            visitor.send("/register/waiting/keep", status=429)
+        finally:
+            dispose(app)
+
+
+def test_turns_that_are_kept_again_and_again_hold_nobody_up(app: Flask, db_session: Session) -> None:
+    now = clock.now()
+    db_session.add_all(RegistrationTicket(email_mark=f"x{number}", created_at=now) for number in range(400))
+    db_session.commit()
+    room = another_process()
+    with app.app_context():
+        first = room.current().come_to
+        taken = db_session.scalars(select(RegistrationTicket).where(RegistrationTicket.turn_at.is_not(None))).all()
+        assert 0 < len(taken) < 400
+        long_ago = now - timedelta(seconds=turns.TURN_LASTS_SECONDS + 1)
+        db_session.execute(
+            update(RegistrationTicket)
+            .where(RegistrationTicket.turn_at.is_not(None))
+            .values(turn_at=long_ago, claimed_at=now - timedelta(seconds=20))
+        )
+        db_session.commit()
+        for row in taken:
+            assert waiting_room.keep(waiting_room._ready().signer.write(Ticket(row.id, row.number, row.email_mark)))
+        room.forget()
+        assert room.current().come_to > first, "others have their turns beside"
 
 
 def test_the_page_is_held_to_the_tickets_limit_too(databases: Databases, monkeypatch: pytest.MonkeyPatch) -> None:
