@@ -1,14 +1,16 @@
-"""The current time, and how long the parts of a request took; the only module that asks a clock."""
+"""The current time, how long the parts of a request took, and whether anybody waits for it still; the only module
+that asks a clock."""
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
 
 _LEAST_SECONDS = 0.5
 _deadline: ContextVar[float] = ContextVar("deadline", default=math.inf)
+_has_left: ContextVar[Callable[[], bool] | None] = ContextVar("has_left", default=None)
 _timings: ContextVar[dict[str, float] | None] = ContextVar("timings", default=None)
 
 
@@ -27,9 +29,17 @@ def monotonic() -> float:
     return time.monotonic()
 
 
-def set_deadline(at: float) -> None:
-    """Set when this thread's work has nobody left to wait for it, on the clock of `monotonic`."""
+def set_deadline(at: float, *, has_left: Callable[[], bool] | None = None) -> None:
+    """Set when this thread's work has nobody left to wait for it, on the clock of `monotonic`; `has_left` tells
+    whether its caller has gone before that."""
     _deadline.set(at)
+    _has_left.set(has_left)
+
+
+def caller_has_left() -> bool:
+    """Say whether whoever asked for this thread's work has gone, as far as anybody can tell."""
+    has_left = _has_left.get()
+    return has_left is not None and has_left()
 
 
 def seconds_left() -> float:

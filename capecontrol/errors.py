@@ -77,6 +77,12 @@ class Unavailable(RetryLater):
     detail = "We cannot answer this right now. Please try again in a moment."
 
 
+class CallerLeft(RetryLater):
+    """Whoever asked has gone, and the work was dropped before it began; nobody reads this."""
+
+    detail = "The connection was closed, so nothing was done. Please try again."
+
+
 class RateLimited(RetryLater):
     """This caller asked too often."""
 

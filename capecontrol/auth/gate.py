@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from capecontrol import clock
-from capecontrol.errors import Overloaded
+from capecontrol.errors import CallerLeft, Overloaded
 
 LONGEST_WAIT_SECONDS = 1.0
 
@@ -53,8 +53,8 @@ class Gate:
         """Do the work with a permit and return its result.
 
         Raises Overloaded at once where too many wait already, or where it would take longer than anybody waits; and
-        after the wait, which is a second, less where hashes are slow, and ends with the request's budget: work whose
-        caller has left is not begun.
+        after the wait, which is a second, less where hashes are slow, and ends with the request's budget. Work whose
+        caller has left meanwhile is not begun: raises CallerLeft.
         """
         ends_at = clock.monotonic() + clock.seconds_left()
         self._enter()
@@ -63,8 +63,10 @@ class Gate:
                 wait = min(self._longest_wait(), clock.seconds_left())
                 is_admitted = wait > 0 and self._free.acquire(timeout=wait)
             if not is_admitted:
-                raise Overloaded
+                raise CallerLeft if clock.caller_has_left() else Overloaded
             try:
+                if clock.caller_has_left():
+                    raise CallerLeft
                 with clock.timed("hash"):
                     result, processor_milliseconds = self._threads.submit(self._measured, work, ends_at).result()
                 clock.add_timing("hash_cpu", processor_milliseconds)

@@ -1,6 +1,8 @@
-"""The request's budget: work whose caller has waited too long is dropped before it starts."""
+"""The request's budget: work whose caller has waited too long, or has left, is dropped before it starts."""
 
 import math
+import socket
+from functools import partial
 
 from flask import Flask, request
 
@@ -20,13 +22,28 @@ def init_app(app: Flask) -> None:
     def begin_budget() -> None:
         waited = queued_seconds(request.headers.get("X-Request-Start"), now=clock.epoch())
         clock.add_timing("queue", waited * 1000)
-        clock.set_deadline(clock.monotonic() + BUDGET_SECONDS - waited)
+        connection = request.environ.get("gunicorn.socket")
+        clock.set_deadline(
+            clock.monotonic() + BUDGET_SECONDS - waited,
+            has_left=None if connection is None else partial(is_closed, connection),
+        )
         if waited >= BUDGET_SECONDS and request.endpoint not in _UNBUDGETED:
             raise Overloaded("This took too long to reach us, so nothing was done. Please try again.")
 
     @app.teardown_request
     def end_budget(_: BaseException | None) -> None:
         clock.set_deadline(math.inf)  # what comes afterwards, such as a stream's body, has limits of its own
+
+
+def is_closed(connection: socket.socket) -> bool:
+    """Say whether the caller has closed the connection, without waiting or taking anything from it. Who closes only
+    the half that they write to counts as gone too; no browser does, and no router that we know."""
+    try:
+        return connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
 
 
 def queued_seconds(header: str | None, *, now: float) -> float:
