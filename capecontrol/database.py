@@ -38,6 +38,18 @@ class BoundedConnection(psycopg2.extensions.connection):
     answer_seconds = 4.0  # a second more than the longest statement
     answered_at = -math.inf
 
+    def rollback(self) -> None:
+        """Undo what was not committed. Where the connection is gone, the server has done so.
+
+        SQLAlchemy rolls back where nobody handles errors any more: an answer that is ready would be lost at the end of
+        its application context, and the session with it stay for ever.
+        """
+        try:
+            super().rollback()
+        except psycopg2.Error:
+            if not self.closed:
+                raise
+
     def is_surely_alive(self) -> bool:
         """Say whether it has answered within the last second and nothing has come since, such as its end.
 

@@ -14,7 +14,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 
 from capecontrol import clock
 from capecontrol.config import libpq_url
-from capecontrol.database import LOCK_MS, STATEMENT_MS, TRUSTED_SECONDS, is_passing, run_alone
+from capecontrol.database import LOCK_MS, STATEMENT_MS, TRUSTED_SECONDS, is_passing, release_connection, run_alone
 from capecontrol.extensions import db
 
 COUNT = "INSERT INTO rate_limit_counters VALUES (%s, 0, 1, 0) RETURNING hits"
@@ -132,6 +132,38 @@ def test_nobody_meets_a_connection_that_ended_while_it_was_idle(committed_app: F
         assert run_alone("SELECT 'here'", ()) == ("here",)
         assert db.session.scalar(text("SELECT 1")) == 1
     assert borrow_one(committed_app)[0] != pid
+
+
+def end_own_connection(app: Flask) -> None:
+    """Use the session, and have the server end its connection."""
+    ask_elsewhere(app, "SELECT pg_terminate_backend(%s, 5000)", db.session.scalar(text("SELECT pg_backend_pid()")))
+
+
+def test_an_answer_stands_though_its_connection_ends_after_the_last_statement(committed_app: Flask) -> None:
+    @committed_app.get("/read")
+    def read() -> str:
+        end_own_connection(committed_app)
+        return "read"
+
+    before = len(db.session.registry.registry)
+    answer = committed_app.test_client().get("/read")
+    assert (answer.status_code, answer.text) == (200, "read")
+    assert len(db.session.registry.registry) == before, "and its session is gone with it"
+    with committed_app.app_context():
+        assert db.session.scalar(text("SELECT 1")) == 1
+        assert db.engines[None].pool.checkedout() == 1  # type: ignore[attr-defined]
+
+
+def test_what_a_lost_connection_had_not_committed_is_said_to_be_lost(committed_app: Flask) -> None:
+    with committed_app.app_context():
+        end_own_connection(committed_app)
+        with pytest.raises(OperationalError) as refused:
+            db.session.commit()
+        assert is_passing(refused.value)
+        release_connection()
+        end_own_connection(committed_app)
+        release_connection()
+        assert db.session.scalar(text("SELECT 1")) == 1
 
 
 def test_no_connection_is_held_afterwards(committed_app: Flask) -> None:
