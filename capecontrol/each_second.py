@@ -13,10 +13,8 @@ from collections.abc import Callable, Sequence
 import structlog
 from flask import Flask, current_app
 
-from capecontrol.extensions import db
-
 Work = Callable[[bool], None]
-"""Called in an application context; the flag says whether this is the last time."""
+"""Called in an application context of its own; the flag says whether this is the last time."""
 
 _EXTENSION = "each_second"
 _PAUSE_SECONDS = 1.0
@@ -38,26 +36,29 @@ class EachSecond:
         self._thread: threading.Thread | None = None
 
     def wake(self) -> None:
-        """Start the thread if this process has none yet. A thread does not survive a fork, so it is never earlier."""
-        if self._process == os.getpid() or self._end.is_set():
+        """Start the thread if this process has none, or has none any more. A thread does not survive a fork, so it is
+        never earlier."""
+        if self._is_running() or self._end.is_set():
             return
         with self._starting:
-            if self._process == os.getpid():
+            if self._is_running():
                 return
-            self._process = os.getpid()
+            if self._process != os.getpid():
+                self._process = os.getpid()
+                atexit.register(self.close)
             self._thread = threading.Thread(target=self._run, name=_EXTENSION, daemon=True)
             self._thread.start()
-            atexit.register(self.close)
 
     def run_once(self, *, is_last: bool = False) -> None:
-        """Do all of it now. One that fails is said and keeps nobody from the rest."""
-        with self._round, self._app.app_context():
+        """Do all of it now. One that fails, be it at the end of its application context, is said and keeps nobody from
+        the rest."""
+        with self._round:
             for work in self._works:
                 try:
-                    work(is_last)
+                    with self._app.app_context():
+                        work(is_last)
                 except Exception:
                     log.exception("each_second_failed", work=work.__name__)
-                    db.session.rollback()
 
     def close(self) -> None:
         """End the thread and do everything a last time. What is counted later stays in the process."""
@@ -68,6 +69,9 @@ class EachSecond:
         atexit.unregister(self.close)
         self._thread = None
         self.run_once(is_last=True)
+
+    def _is_running(self) -> bool:
+        return self._process == os.getpid() and self._thread is not None and self._thread.is_alive()
 
     def _run(self) -> None:
         while not self._end.wait(_PAUSE_SECONDS):

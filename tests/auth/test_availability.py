@@ -399,6 +399,44 @@ def test_a_round_that_fails_is_said_and_ends_nothing(committed_app: Flask, quick
     assert {line["work"] for line in lines if line["event"] == "each_second_failed"} == {"broken"}
 
 
+def test_a_round_whose_connection_ends_is_said_and_ends_nothing(committed_app: Flask, quick_second: None) -> None:
+    noted: list[bool] = []
+
+    def cut_off(_is_last: bool) -> None:
+        pid = db.session.scalar(text("SELECT pg_backend_pid()"))
+        database.run_alone("SELECT pg_terminate_backend(%s, 5000)", (pid,))
+        raise ZeroDivisionError
+
+    each_second.init_app(committed_app, (cut_off, noted.append))
+    own = each_second.of(committed_app)
+    with structlog.testing.capture_logs() as lines:
+        own.wake()
+        until(lambda: len(noted) > 2)
+        own.close()
+    assert {line["work"] for line in lines if line["event"] == "each_second_failed"} == {"cut_off"}
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_thread_that_ended_is_followed_by_another(committed_app: Flask, quick_second: None) -> None:
+    noted: list[bool] = []
+
+    def ends_the_first(is_last: bool) -> None:
+        noted.append(is_last)
+        if len(noted) == 1:
+            raise SystemExit
+
+    each_second.init_app(committed_app, (ends_the_first,))
+    own = each_second.of(committed_app)
+    own.wake()
+    first = own._thread
+    assert first is not None
+    first.join(10)
+    assert noted == [False]
+    own.wake()
+    until(lambda: len(noted) > 2)
+    own.close()
+
+
 def test_a_child_of_a_fork_starts_a_thread_of_its_own(committed_app: Flask, rounds: list[bool]) -> None:
     own = each_second.of(committed_app)
     own.wake()
