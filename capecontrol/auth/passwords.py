@@ -100,7 +100,8 @@ def verify_for_registration(password_hash: str | None, password: str) -> bool:
 def verify_for_sign_in(password_hash: str | None, password: str) -> tuple[bool, str | None]:
     """Say whether the password is right, and return a fresh hash when the stored one is of an older kind.
 
-    With no stored hash the same work is done in vain, so that an unknown address takes as long as a known one.
+    With no stored hash the same work is done in vain, so that an unknown address takes as long as a known one. Only an
+    inherited bcrypt hash takes longer, until its owner signs in once and it is replaced (decision 004).
     Raises Overloaded when the gate is full.
     """
     hashing = _ready()
