@@ -5,10 +5,11 @@ from threading import Thread
 
 import pytest
 from flask import Flask
-from sqlalchemy import select, text
+from sqlalchemy import event, select, text
 
 from capecontrol import create_app, each_second
 from capecontrol.audit.models import AuditLog
+from capecontrol.database import AUDIT, short_transaction
 from capecontrol.extensions import db
 from capecontrol.web import rate_limits
 from tests.conftest import dispose, settings_for
@@ -248,6 +249,60 @@ def test_hot_counts_are_bounded(hot_pair: list[Flask], monkeypatch: pytest.Monke
     for n in range(60):
         assert check_email(hot_pair[0], n, caller=f"203.0.113.{n}") == 200
         assert len(hot_pair[0].extensions["hot_counts"]._counts) <= 10
+
+
+@pytest.fixture
+def crowd(hot_pair: list[Flask], monkeypatch: pytest.MonkeyPatch) -> Flask:
+    """A process that counted 200 callers once and writes ten at a time."""
+    monkeypatch.setattr(rate_limits, "_MOST_AT_ONCE", 10)
+    counts = hot_pair[0].extensions["hot_counts"]
+    for number in range(200):
+        counts.add(ONE_MINUTE, f"203.0.113.{number}", rate_limits.clock.epoch())
+    return hot_pair[0]
+
+
+def test_who_has_a_failure_to_record_waits_for_some_of_the_counts_and_not_for_all(crowd: Flask) -> None:
+    batches: list[int] = []
+    seen: list[int] = []
+
+    def record() -> None:
+        with crowd.app_context(), short_transaction():
+            seen.append(len(batches))
+
+    waiting = Thread(target=record)
+    with crowd.app_context():
+        engine = db.engines[AUDIT]
+
+    @event.listens_for(engine, "before_cursor_execute")
+    def note(_connection: object, _cursor: object, _statement: str, parameters: object, *_: object) -> None:
+        if isinstance(parameters, dict) and "buckets" in parameters:
+            batches.append(len(parameters["buckets"]))
+            if len(batches) == 1:
+                waiting.start()
+
+    share(crowd)
+    waiting.join()
+    assert batches == [10] * 20
+    assert seen[0] < len(batches)
+    assert set(counted(crowd).values()) == {1}
+
+
+def test_where_a_batch_fails_the_rest_waits_and_nothing_is_counted_twice(crowd: Flask) -> None:
+    refuse_after = (
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS "
+        "$$ BEGIN IF (SELECT count(*) FROM rate_limit_counters) > 45 THEN RAISE 'no'; END IF; RETURN NULL; END $$; "
+        "CREATE TRIGGER refuse AFTER INSERT ON rate_limit_counters EXECUTE FUNCTION refuse()"
+    )
+    with crowd.app_context():
+        db.session.execute(text(refuse_after))
+        db.session.commit()
+    share(crowd)
+    assert len(counted(crowd)) == 40
+    with crowd.app_context():
+        db.session.execute(text("DROP FUNCTION refuse CASCADE"))
+        db.session.commit()
+    share(crowd)
+    assert list(counted(crowd).values()) == [1] * 200
 
 
 def test_processes_that_share_at_once_lose_nothing(hot_pair: list[Flask]) -> None:
