@@ -3,6 +3,7 @@
 The other trigger is the worker itself (operations/worker.py): a job that brings jobs back can be stranded too.
 """
 
+import structlog
 from procrastinate import JobContext
 
 from capecontrol.audit.alert_watch import raise_alerts
@@ -13,6 +14,7 @@ from capecontrol.auth.sign_in import forget_old_sign_ins
 from capecontrol.auth.verification import forget_old_links
 from capecontrol.auth.waiting_room import forget_old_tickets
 from capecontrol.conversations.replies import order_lost_replies
+from capecontrol.database import in_safe_words, release_connection
 from capecontrol.extensions import jobs
 from capecontrol.job_queue import HOUSEKEEPING
 from capecontrol.mail.outgoing import forget_old_mails, order_lost_mails
@@ -21,6 +23,18 @@ from capecontrol.operations.stalled_jobs import retry_stalled_jobs
 from capecontrol.web.rate_limits import forget_expired
 
 FAILED_JOBS_KEPT_HOURS = 30 * 24
+
+_FORGETTING = (
+    forget_expired,
+    forget_old_keys,
+    forget_old_links,
+    forget_old_tickets,
+    forget_old_sign_ins,
+    forget_old_mails,
+    forget_old_alerts,
+)
+
+log = structlog.get_logger("operations")
 
 
 @jobs.periodic(cron="* * * * *")
@@ -59,14 +73,19 @@ def count_audit_hours(timestamp: int) -> None:  # noqa: ARG001 -- the round's, w
 @jobs.task(name="operations.forget", queue=HOUSEKEEPING)
 def forget(timestamp: int) -> None:  # noqa: ARG001 -- the round's, which the queue passes
     """Delete the rate limits' counters, the registrations' keys, the links in mails, the waiting room's tickets, the
-    sessions and tokens, the mails and the alerts that are over."""
-    forget_expired()
-    forget_old_keys()
-    forget_old_links()
-    forget_old_tickets()
-    forget_old_sign_ins()
-    forget_old_mails()
-    forget_old_alerts()
+    sessions and tokens, the mails and the alerts that are over. One that fails keeps none of the others waiting."""
+    failed = []
+    for forget_some in _FORGETTING:
+        try:
+            forget_some()
+        except Exception as failure:  # noqa: BLE001 -- the job fails with it at the end
+            release_connection()
+            failed.append(forget_some.__name__)
+            log.error(  # noqa: TRY400 -- a database error's text must not be logged
+                "not_forgotten", step=forget_some.__name__, **in_safe_words(failure)
+            )
+    if failed:
+        raise RuntimeError(f"failed, as said above: {', '.join(failed)}")
 
 
 @jobs.periodic(cron="17 3 * * *")

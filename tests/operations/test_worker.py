@@ -19,7 +19,7 @@ from structlog.testing import capture_logs
 from capecontrol import config, create_app
 from capecontrol.conversations import service
 from capecontrol.extensions import db, jobs
-from capecontrol.operations import worker
+from capecontrol.operations import tasks, worker
 from tests.conftest import dispose, settings_for
 from tests.live_server import REPOSITORY, LiveServer, environment_of_processes
 from tests.people import make_person
@@ -298,6 +298,23 @@ def strand(app: Flask) -> str:
         db.session.commit()
     assert started.reply is not None
     return started.reply.id
+
+
+def test_what_cannot_be_forgotten_keeps_nothing_else(committed_app: Flask) -> None:
+    with committed_app.app_context():
+        db.session.execute(
+            db.text(
+                "ALTER TABLE idempotency_keys RENAME TO away; "
+                "INSERT INTO registration_tickets (id, email_mark, created_at) VALUES ('old', 'mark', '2020-01-01')"
+            )
+        )
+        db.session.commit()
+        with capture_logs() as lines, pytest.raises(RuntimeError, match=r"forget_old_keys$"):
+            tasks.forget(timestamp=0)
+        assert db.session.scalar(db.text("SELECT count(*) FROM registration_tickets")) == 0
+    assert [(line["event"], line["step"], line["sqlstate"]) for line in lines] == [
+        ("not_forgotten", "forget_old_keys", "42P01")
+    ]
 
 
 def test_the_worker_brings_back_what_is_stranded_without_the_periodic_jobs(
