@@ -10,6 +10,7 @@ from capecontrol.audit import events
 from capecontrol.audit.actor import Actor
 from capecontrol.audit.recorder import failures_recorded, record, record_failure
 from capecontrol.auth import email_addresses, passwords
+from capecontrol.auth.credentials import actor_of
 from capecontrol.auth.models import EmailVerification, User, UserSession
 from capecontrol.database import release_connection
 from capecontrol.errors import Invalid, NotFound
@@ -139,7 +140,7 @@ def record_role(user: User, old: str | None, *, actor: Actor | None) -> None:
     record(
         events.ROLE_CHANGED,
         actor=actor,
-        on_behalf_of=Actor(user.id, user.email, user.user_role, user.full_name),
+        on_behalf_of=actor_of(user),
         subject_id=user.id,
         details={"old": old, "new": user.user_role},
     )

@@ -71,18 +71,27 @@ def token(user: User) -> Credential:
     return Credential(secret=secret, expires_at=row.expires_at)
 
 
-def end_session_of(previous: Actor | None) -> None:
-    """End the session somebody had in this browser before, with its event; a new one always replaces it."""
-    if previous is None or previous.session_id is None:
-        return
-    ended = db.session.execute(
+def actor_of(user: User, *, session_id: str | None = None) -> Actor:
+    """Return a person as commands and the record know them."""
+    return Actor(id=user.id, email=user.email, role=user.user_role, name=user.full_name, session_id=session_id)
+
+
+def end_session(session_id: str) -> bool:
+    """End a session; say whether it was not over yet."""
+    ended = db.session.scalar(
         update(UserSession)
-        .where(UserSession.id == previous.session_id, UserSession.ended_at.is_(None))
+        .where(UserSession.id == session_id, UserSession.ended_at.is_(None))
         .values(ended_at=clock.now())
         .returning(UserSession.id)
-    ).scalar_one_or_none()
-    if ended is not None:
-        record(events.SESSION_ENDED, actor=previous, subject_id=ended, details={"ended_session": ended})
+    )
+    return ended is not None
+
+
+def end_session_of(previous: Actor | None) -> None:
+    """End the session somebody had in this browser before, with its event; a new one always replaces it."""
+    session_id = previous.session_id if previous is not None else None
+    if session_id is not None and end_session(session_id):
+        record(events.SESSION_ENDED, actor=previous, subject_id=session_id, details={"ended_session": session_id})
 
 
 def _short(user_agent: str | None) -> str | None:

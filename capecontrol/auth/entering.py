@@ -40,7 +40,7 @@ def enter(user: Any, credential: Credential, *, is_remembered: bool) -> None:
     session.clear()
     if not is_remembered:
         session["_remember"] = "clear"  # Flask-Login's own word: an earlier person's remember cookie is not kept
-    actor = identity.actor_of(user, session_id=credential.session_id)
+    actor = credentials.actor_of(user, session_id=credential.session_id)
     login_user(SignedIn(actor, credential.secret), remember=is_remembered)
     identity.forget_actor()
 

@@ -15,6 +15,7 @@ from capecontrol.audit import events
 from capecontrol.audit.actor import Actor
 from capecontrol.audit.recorder import record_refusal
 from capecontrol.auth import email_addresses
+from capecontrol.auth.credentials import actor_of
 from capecontrol.auth.models import ApiToken, User, UserSession
 from capecontrol.config import Settings, current_settings
 from capecontrol.errors import Forbidden, SignInRequired
@@ -123,7 +124,7 @@ def signed_in() -> Actor:
     actor = actor_or_none()
     if actor is None:
         raise SignInRequired
-    if request.path.startswith("/api/") and _bearer() is None and _is_cross_site():
+    if request.path.startswith("/api/") and bearer_secret() is None and _is_cross_site():
         raise Forbidden("This address is not for other sites.")
     return actor
 
@@ -132,13 +133,14 @@ def actor_or_none() -> Actor | None:
     """Return who is signed in, by bearer token or by cookie, or None. Asks the database once a request, refuses
     nobody."""
     if "actor" not in g:
-        g.actor = _by_token() if _bearer() is not None else _by_cookie()
+        g.actor = _by_token() if bearer_secret() is not None else _by_cookie()
     return g.actor
 
 
 def bearer_secret() -> str | None:
     """Return the bearer token the caller sent, or None."""
-    return _bearer()
+    scheme, _, secret = request.headers.get("Authorization", "").partition(" ")
+    return secret.strip() if scheme.lower() == "bearer" and request.path.startswith("/api/") else None
 
 
 def account_bucket(email: str) -> str:
@@ -189,7 +191,7 @@ def _by_token() -> Actor | None:
         select(User)
         .join(ApiToken, ApiToken.user_id == User.id)
         .where(
-            ApiToken.token_hash == ids.fingerprint(_bearer() or ""),
+            ApiToken.token_hash == ids.fingerprint(bearer_secret() or ""),
             ApiToken.revoked_at.is_(None),
             ApiToken.expires_at > clock.now(),
             User.is_active,
@@ -198,11 +200,6 @@ def _by_token() -> Actor | None:
     actor = actor_of(user, session_id=None) if user else None
     db.session.rollback()
     return actor
-
-
-def _bearer() -> str | None:
-    scheme, _, secret = request.headers.get("Authorization", "").partition(" ")
-    return secret.strip() if scheme.lower() == "bearer" and request.path.startswith("/api/") else None
 
 
 def _is_cross_site() -> bool:
@@ -214,8 +211,3 @@ def _is_cross_site() -> bool:
         return False
     scheme = "https" if current_settings().is_https else request.scheme
     return origin.lower() != f"{scheme}://{request.host}".lower()  # the host is one of ours: hosts.py has seen it
-
-
-def actor_of(user: User, *, session_id: str | None) -> Actor:
-    """Return a person as commands and the record know them."""
-    return Actor(id=user.id, email=user.email, role=user.user_role, name=user.full_name, session_id=session_id)

@@ -19,7 +19,7 @@ from capecontrol.audit import events
 from capecontrol.audit.actor import Actor
 from capecontrol.audit.recorder import record, record_failure
 from capecontrol.auth import email_addresses, passwords, turned_away, waiting_room
-from capecontrol.auth.credentials import Credential, Mint, end_session_of
+from capecontrol.auth.credentials import Credential, Mint, actor_of, end_session_of
 from capecontrol.auth.email_addresses import EmailAddress
 from capecontrol.auth.models import IdempotencyKey, User
 from capecontrol.auth.tickets import NotATicket
@@ -195,7 +195,7 @@ def record_opened(user: User, application: Application, *, method: str, session_
     """Record that an account was opened, with the session its owner has from now on, if any."""
     record(
         events.USER_REGISTRATION,
-        actor=Actor(user.id, user.email, user.user_role, user.full_name, session_id),
+        actor=actor_of(user, session_id=session_id),
         subject_id=user.id,
         details={"method": method, "role": user.user_role, "terms_source": application.terms_source},
     )
@@ -314,7 +314,7 @@ def _repeat(
     credential = mint(user)
     record(
         events.USER_LOGIN,
-        actor=_as_actor(user, credential),
+        actor=actor_of(user, session_id=credential.session_id),
         details={"method": "repeated registration", "remembered": False},
     )
     db.session.commit()
@@ -341,7 +341,3 @@ def _reason(refusal: DomainError) -> str:
         NotATicket: "no_ticket_of_ours",
     }
     return next((word for kind, word in reasons.items() if isinstance(refusal, kind)), "invalid_input")
-
-
-def _as_actor(user: User, credential: Credential) -> Actor:
-    return Actor(user.id, user.email, user.user_role, user.full_name, credential.session_id)

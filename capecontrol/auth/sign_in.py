@@ -11,7 +11,7 @@ from capecontrol.audit import events
 from capecontrol.audit.actor import Actor
 from capecontrol.audit.recorder import failures_recorded, record, record_failure
 from capecontrol.auth import email_addresses, passwords, verification
-from capecontrol.auth.credentials import Credential, Mint, end_session_of
+from capecontrol.auth.credentials import Credential, Mint, actor_of, end_session, end_session_of
 from capecontrol.auth.models import ApiToken, User, UserSession
 from capecontrol.database import is_passing
 from capecontrol.errors import Overloaded, SignInRequired, Unavailable
@@ -117,7 +117,7 @@ def sign_out(*, actor: Actor, method: str, token_secret: str | None = None) -> N
             mine = ApiToken.token_hash == ids.fingerprint(token_secret)
             db.session.execute(update(ApiToken).where(mine).values(revoked_at=clock.now()))
         if actor.session_id is not None:
-            _end_session(actor.session_id)
+            end_session(actor.session_id)
         record(events.USER_LOGOUT, actor=actor, details=details)
         db.session.commit()
 
@@ -156,19 +156,11 @@ def _open(
     credential = mint(user)
     record(
         events.USER_LOGIN,
-        actor=Actor(user.id, user.email, user.user_role, user.full_name, credential.session_id),
+        actor=actor_of(user, session_id=credential.session_id),
         details={"method": method, "remembered": is_remembered},
     )
     db.session.commit()
     return user, credential
-
-
-def _end_session(session_id: str) -> None:
-    db.session.execute(
-        update(UserSession)
-        .where(UserSession.id == session_id, UserSession.ended_at.is_(None))
-        .values(ended_at=clock.now())
-    )
 
 
 def _reason(refusal: Exception, is_known: bool) -> str:

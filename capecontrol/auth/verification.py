@@ -14,9 +14,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from capecontrol import clock, ids
 from capecontrol.audit import events
-from capecontrol.audit.actor import Actor
 from capecontrol.audit.recorder import record, record_failure
 from capecontrol.auth import account, email_addresses
+from capecontrol.auth.credentials import actor_of
 from capecontrol.auth.models import ApiToken, EmailVerification, User, UserSession
 from capecontrol.database import is_passing, release_connection
 from capecontrol.errors import NotFound, Unavailable
@@ -148,7 +148,7 @@ def verify(token: str, *, administrators: Iterable[str]) -> User:
             user.user_role = "admin"
         record(
             events.EMAIL_VERIFIED,
-            actor=Actor(user.id, user.email, user.user_role, user.full_name),
+            actor=actor_of(user),
             subject_id=user.id,
             details={"replaced": form is not None},
         )

@@ -10,6 +10,7 @@ from capecontrol import clock
 from capecontrol.audit import events
 from capecontrol.audit.actor import Actor
 from capecontrol.audit.recorder import record
+from capecontrol.auth.credentials import actor_of
 from capecontrol.auth.models import User
 from capecontrol.conversations.assistants import Reply, connected_provider
 from capecontrol.conversations.models import Conversation, ConversationMessage
@@ -168,5 +169,4 @@ def _lock(reply_id: str, *, only_reply: bool = False) -> tuple[_Task, Conversati
         db.session.rollback()
         return None
     reply, conversation, content, user = row
-    owner = Actor(id=user.id, email=user.email, role=user.user_role, name=user.full_name)
-    return _Task(reply.id, conversation.id, content, owner), conversation, reply
+    return _Task(reply.id, conversation.id, content, actor_of(user)), conversation, reply
