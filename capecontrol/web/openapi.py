@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, Literal, TypeVar
 
 from flask import Blueprint, Flask, Response, current_app
@@ -60,16 +60,33 @@ class Problem(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """What an endpoint says about itself; see `describes`."""
+    """What an endpoint says about itself: `@describes(...)` leaves it on the view, and `functools.wraps` carries it
+    outward.
+
+    `answers` names the schema of each status; None stands for an answer without a shape of its own (an error's is
+    always Problem). What follows from the rest need not be named: 401 and 403 from who may call, 404 from arguments
+    in the path, 400, 413, 415 and 422 from a body, 422 from a query, 429 from a limit, and 503 anywhere.
+    `answer_type` is the content type of a success, or those it can have; `takes_ticket` says whether the waiting room's
+    header must come.
+    """
 
     summary: str
+    _: KW_ONLY
     body: Schema | None = None
     form: Schema | None = None
     query: Schema | None = None
-    answers: Mapping[int, Schema | None] = field(default_factory=dict)
+    answers: Mapping[int, Schema | None] = field(default_factory=lambda: {200: None})
     answer_type: str | tuple[str, ...] = _JSON
     takes_idempotency_key: bool = False
     takes_ticket: Ticket = None
+
+    def __call__(self, view: View) -> View:
+        """Leave the description on the view."""
+        view.described = self  # type: ignore[attr-defined]
+        return view
+
+
+describes = Description
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,35 +105,6 @@ class Operation:
     def summary(self) -> str:
         """What it does, in a sentence."""
         return self.description.summary
-
-
-def describes(
-    summary: str,
-    *,
-    body: Schema | None = None,
-    form: Schema | None = None,
-    query: Schema | None = None,
-    answers: Mapping[int, Schema | None] | None = None,
-    answer_type: str | tuple[str, ...] = _JSON,
-    takes_idempotency_key: bool = False,
-    takes_ticket: Ticket = None,
-) -> Callable[[View], View]:
-    """Describe an endpoint. It only leaves a note on the view, which `functools.wraps` carries outward.
-
-    `answers` names the schema of each status; None stands for an answer without a shape of its own (an error's is
-    always Problem). What follows from the rest need not be named: 401 and 403 from who may call, 404 from arguments
-    in the path, 400, 413, 415 and 422 from a body, 422 from a query, 429 from a limit, and 503 anywhere.
-    `answer_type` is the content type of a success, or those it can have; `takes_ticket` says whether the waiting room's
-    header must come.
-    """
-
-    def note(view: View) -> View:
-        view.described = Description(  # type: ignore[attr-defined]
-            summary, body, form, query, dict(answers or {200: None}), answer_type, takes_idempotency_key, takes_ticket
-        )
-        return view
-
-    return note
 
 
 @endpoints.get("/api/openapi.json")
