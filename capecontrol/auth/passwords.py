@@ -92,7 +92,7 @@ def seconds_per_hash() -> float:
     return max(0.001, _ready().registration.seconds)
 
 
-def verify_for_registration(password_hash: str | None, password: str) -> bool:
+def verify_for_registration(password_hash: str, password: str) -> bool:
     """Say whether a repeated registration carries the account's password. Raises Overloaded."""
     return _ready().registration.run(lambda: _matches(password_hash, password))
 
@@ -107,10 +107,10 @@ def verify_for_sign_in(password_hash: str | None, password: str) -> tuple[bool, 
     hashing = _ready()
 
     def work() -> tuple[bool, str | None]:
-        is_right = _matches(password_hash or hashing.decoy, password) and password_hash is not None
-        if is_right and password_hash and _is_outdated(password_hash):
-            return True, hashing.hasher.hash(_normal(password))
-        return is_right, None
+        is_right = _matches(password_hash or hashing.decoy, password)
+        if not is_right or not password_hash:
+            return False, None
+        return True, hashing.hasher.hash(_normal(password)) if _is_outdated(password_hash) else None
 
     return hashing.sign_in.run(work)
 
@@ -154,9 +154,7 @@ def score(password: str) -> int:
     return min(total, 20) if problems(password) else max(total, 60)
 
 
-def _matches(password_hash: str | None, password: str) -> bool:
-    if not password_hash:
-        return False
+def _matches(password_hash: str, password: str) -> bool:
     if password_hash.startswith("$2"):
         # bcrypt reads 72 bytes; inherited accounts were made by a library that cut there silently.
         try:
