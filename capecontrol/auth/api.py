@@ -69,11 +69,10 @@ def _failed(_status: int, detail: str) -> dict[str, Any]:
 def counted_by_ticket() -> bool:
     """Count this registration for the ticket it comes with, and say whether it has one: its holder was counted when it
     was drawn, and a turn must not be lost to what neighbours do. Raises RateLimited beyond the ticket's own limit."""
-    ticket = request.headers.get("X-Registration-Ticket", "")
-    if not 0 < len(ticket) <= LONGEST_TICKET or (ticket_id := waiting_room.id_of(ticket)) is None:
-        return False
-    rate_limits.hold_ticket(ticket_id)
-    return True
+    ticket_id = waiting_room.id_of(request.headers.get("X-Registration-Ticket", ""))
+    if ticket_id is not None:
+        rate_limits.hold_ticket(ticket_id)
+    return ticket_id is not None
 
 
 OURS: dict[int, Any] = {201: RegistrationAnswer, 202: AppliedAnswer, 409: None, 503: QueuedAnswer}
