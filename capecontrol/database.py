@@ -296,10 +296,11 @@ def is_passing(error: SQLAlchemyError) -> bool:
         return True
     if not isinstance(error, DBAPIError):
         return False
+    if error.connection_invalidated:
+        return True
     state = getattr(error.orig, "pgcode", None)
-    if error.connection_invalidated or state is None:
-        never_connected = isinstance(error.orig, psycopg2.OperationalError | psycopg2.InterfaceError)
-        return error.connection_invalidated or never_connected
+    if state is None:  # the server said nothing
+        return isinstance(error.orig, psycopg2.OperationalError | psycopg2.InterfaceError)
     return state[:2] in _PASSING_CLASSES
 
 
