@@ -176,7 +176,7 @@ def refusals_recorded(application: Application, *, method: str) -> Iterator[None
     except RetryLater as refusal:
         release_connection()
         is_refused = isinstance(refusal, Overloaded) and not isinstance(refusal, waiting_room.Queued)
-        if is_refused and turned_away.is_first():
+        if is_refused and not turned_away.count_unless_first():
             record_refused(application.email, method=method, reason="overloaded", error=refusal.detail)
         raise
     except SQLAlchemyError as failure:

@@ -20,15 +20,15 @@ class TurnedAway:
         self._number = 0
         self._first_at: float | None = None
 
-    def add(self) -> bool:
-        """Return whether this one is the first within a second, to be recorded by itself; count it if not."""
+    def count_unless_first(self) -> bool:
+        """Count this one, unless it is the first within a second; return whether it was counted."""
         with self._lock:
             now = clock.monotonic()
             if self._first_at is None or now - self._first_at >= _PAUSE_SECONDS:
                 self._first_at = now
-                return True
+                return False
             self._number += 1
-            return False
+            return True
 
     def take(self) -> int:
         """Return how many were counted, and begin anew."""
@@ -40,12 +40,13 @@ class TurnedAway:
 turned_away = TurnedAway()
 
 
-def is_first() -> bool:
-    """Say whether a registration that is turned away is to be recorded by itself; it is counted if not."""
-    if turned_away.add():
-        return True
-    each_second.wake()
-    return False
+def count_unless_first() -> bool:
+    """Count a registration that is turned away, unless it is the first within a second; return whether it was counted.
+    One that was not is to be recorded by itself."""
+    is_counted = turned_away.count_unless_first()
+    if is_counted:
+        each_second.wake()
+    return is_counted
 
 
 def record_others(_is_last: bool = False) -> None:
