@@ -163,6 +163,13 @@ class Worker(gthread.ThreadWorker):
         else:
             super().finish_request(conn, fs)
 
+    def _cap_keepalive(self, deadline: float) -> None:
+        """Wait when stopping for a connection's first request no longer than for the next of a kept one: browsers
+        open connections that they may never use."""
+        super()._cap_keepalive(deadline)
+        for conn in self.pending_conns:
+            conn.timeout = min(conn.timeout, deadline)
+
     def _handle_one(self, conn: Any) -> Any:
         if conn.parser is None:
             conn.parser = RequestParser(self.cfg, conn.sock, conn.client)

@@ -213,6 +213,25 @@ def test_a_request_that_never_ends_does_not_keep_the_server(start):
         assert 1.5 < time.monotonic() - began < 5
 
 
+@pytest.fixture
+def silent() -> Iterator[Callable[..., list[socket.socket]]]:
+    """Yield a function that opens connections and sends nothing on them, as browsers do beforehand."""
+    with ExitStack() as stack:
+        yield lambda server, count: [
+            stack.enter_context(socket.create_connection(("127.0.0.1", server.port), 60)) for _ in range(count)
+        ]
+
+
+def test_a_silent_connection_does_not_keep_the_server(start, silent):
+    server = start(WEB_CONCURRENCY="1")
+    silent(server, 2)
+    time.sleep(5.5)  # gunicorn's threads wait so long, and its main thread another 100 s
+    began = time.monotonic()
+    server.process.terminate()
+    assert server.process.wait(2 * STOP_SECONDS) == 0
+    assert time.monotonic() - began < 15
+
+
 @pytest.mark.parametrize(
     ("connections", "kept_alive", "milliseconds"), [(0, 0, 0), (500, 500, 0), (1, 0, 0.2), (7, 2, 1), (80, 0, 2)]
 )
