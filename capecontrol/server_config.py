@@ -8,11 +8,13 @@ import errno
 import json
 import os
 import select
+import selectors
 import shutil
 import socket
 import struct
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +107,10 @@ _MOST_COUNTED = 10
 """A process that has these many requests in hand takes 2 ms longer to accept a connection than an idle one."""
 
 
+_FIRST_BYTE_WITHIN_SECONDS = 0.05
+"""So long a thread waits for what a new connection brings. gunicorn's 5 s make as many silent connections as there are
+threads all that a process does; most requests are there at once, and do without the main thread."""
+
 _READ_WITHIN_SECONDS = 8.0  # from a request's first byte to its last
 _TAKEN_WITHIN_SECONDS = 30.0  # something of an answer, again and again until it is over
 _MOST_DISCARDED_BYTES = 2 * 1024 * 1024
@@ -160,8 +166,17 @@ class Worker(gthread.ThreadWorker):
         """
         if conn.sock.fileno() == -1:
             self.nr_conns -= 1
+        elif conn.parser is None and not self.alive:
+            self._await_first_byte(conn)
         else:
             super().finish_request(conn, fs)
+
+    def _await_first_byte(self, conn: Any) -> None:
+        """Give a silent connection, also while stopping, the time that a kept one has then. gunicorn would close it."""
+        conn.sock.setblocking(False)
+        conn.timeout = time.monotonic() + gthread.STOP_KEEPALIVE_LINGER
+        self.pending_conns.append(conn)
+        self.poller.register(conn.sock, selectors.EVENT_READ, partial(self.on_pending_socket_readable, conn))
 
     def _cap_keepalive(self, deadline: float) -> None:
         """Wait when stopping for a connection's first request no longer than for the next of a kept one: browsers
@@ -172,6 +187,8 @@ class Worker(gthread.ThreadWorker):
 
     def _handle_one(self, conn: Any) -> Any:
         if conn.parser is None:
+            if not conn.wait_for_data(_FIRST_BYTE_WITHIN_SECONDS):
+                return gthread._DEFER  # the main thread waits for it
             conn.parser = RequestParser(self.cfg, conn.sock, conn.client)
             conn.parser.unreader = PunctualReader(conn.sock)
             conn.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _interval(_TAKEN_WITHIN_SECONDS))

@@ -222,6 +222,16 @@ def silent() -> Iterator[Callable[..., list[socket.socket]]]:
         ]
 
 
+def test_silent_connections_take_no_threads(start, silent):
+    server = start(WEB_CONCURRENCY="1", WEB_THREADS="4")
+    silent(server, 60)  # gunicorn's threads would wait 5 s for each, 75 s for all of them
+    assert server.get("/").startswith("http"), "within the half minute that it waits"
+    speaks = silent(server, 1)[0]
+    time.sleep(0.5)
+    speaks.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    assert speaks.recv(9000).startswith(b"HTTP/1.1 200 ")
+
+
 def test_a_silent_connection_does_not_keep_the_server(start, silent):
     server = start(WEB_CONCURRENCY="1")
     silent(server, 2)
@@ -230,6 +240,20 @@ def test_a_silent_connection_does_not_keep_the_server(start, silent):
     server.process.terminate()
     assert server.process.wait(2 * STOP_SECONDS) == 0
     assert time.monotonic() - began < 15
+
+
+@pytest.mark.parametrize("silence", [0, 0.3])
+def test_a_connection_that_speaks_while_the_server_stops_is_answered(start, silent, silence):
+    server = start(WEB_CONCURRENCY="1")
+    (connection,) = silent(server, 1)
+    time.sleep(silence)
+    server.process.terminate()
+    time.sleep(0.5)
+    connection.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    answer = connection.recv(9000)
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert b"\r\nConnection: close\r\n" in answer
+    assert server.process.wait(STOP_SECONDS) == 0
 
 
 @pytest.mark.parametrize(
