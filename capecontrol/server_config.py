@@ -4,6 +4,7 @@ Imports nothing of ours, because gunicorn runs it before the application exists.
 seconds throughout.
 """
 
+import atexit
 import errno
 import json
 import os
@@ -12,6 +13,7 @@ import selectors
 import shutil
 import socket
 import struct
+import sys
 import tempfile
 import time
 from functools import partial
@@ -46,9 +48,10 @@ preload_app = False
 keepalive = 100
 
 # The process has to be gone within 25 s of SIGTERM. gunicorn waits this long for its workers, then kills them; the
-# rest is for noticing the signal and for cleaning up. It is more than the longest request, which may take 8 s to come
-# and 8 s to be answered.
+# rest is for noticing the signal and for cleaning up. The workers themselves wait 3 s less, which is still more than
+# the longest request, that may take 8 s to come and 8 s to be answered.
 graceful_timeout = 22
+_LAST_WRITES_SECONDS = 3
 
 # With threads this is only the worker's heartbeat, which its main thread gives: it finds a process that hangs as a
 # whole. Slow requests have limits of their own: PunctualReader's, and the request's budget of 8 s.
@@ -150,6 +153,24 @@ class PunctualReader(SocketUnreader):
 class Worker(gthread.ThreadWorker):
     """gunicorn's threaded worker, which refuses in the product's own form, JSON with a sentence and never HTML, and
     which cuts nobody off when it stops."""
+
+    def init_process(self) -> None:
+        """Wait for the last answers a little shorter than gunicorn's main process, which kills who is there then."""
+        self.cfg.set("graceful_timeout", max(1, self.cfg.graceful_timeout - _LAST_WRITES_SECONDS))
+        super().init_process()
+
+    def run(self) -> None:
+        """Work until told to stop and everybody has an answer, or the time for that is over."""
+        # gunicorn closes it at the end. A thread that is not done would write into whatever is opened next.
+        self.method_queue.close = lambda: None
+        super().run()
+        if self._in_hand() > 0:
+            # The interpreter waits for such threads before it does what is registered for its end, such as writing
+            # down what the process only counted, and it would be killed meanwhile.
+            atexit._run_exitfuncs()
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(0)
 
     def handle(self, conn: Any) -> Any:
         """Answer a request, and those that follow it soon on the same connection, as a router's do."""
