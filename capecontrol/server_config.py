@@ -154,10 +154,24 @@ class Worker(gthread.ThreadWorker):
     """gunicorn's threaded worker, which refuses in the product's own form, JSON with a sentence and never HTML, and
     which cuts nobody off when it stops."""
 
+    wsgi: Any
+
     def init_process(self) -> None:
         """Wait for the last answers a little shorter than gunicorn's main process, which kills who is there then."""
         self.cfg.set("graceful_timeout", max(1, self.cfg.graceful_timeout - _LAST_WRITES_SECONDS))
         super().init_process()
+
+    def load_wsgi(self) -> None:
+        """Let the application ask whether its process was told to stop, so that an answer without an end of its own
+        can come to one."""
+        super().load_wsgi()
+        application = self.wsgi
+
+        def answer(environ: dict[str, Any], start_response: Any) -> Any:
+            environ["capecontrol.is_stopping"] = lambda: not self.alive
+            return application(environ, start_response)
+
+        self.wsgi = answer
 
     def run(self) -> None:
         """Work until told to stop and everybody has an answer, or the time for that is over."""

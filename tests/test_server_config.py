@@ -33,6 +33,11 @@ from prometheus_client import CollectorRegistry, Counter, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 requests = Counter("requests", "requests")
 atexit.register(pathlib.Path("ended").touch)
+def until(is_stopping):
+    while not is_stopping():
+        yield b"on and "
+        time.sleep(0.1)
+    yield b"over"
 def app(environ, start_response):
     requests.inc()
     if environ["PATH_INFO"] == "/metrics":
@@ -43,6 +48,9 @@ def app(environ, start_response):
         if environ["PATH_INFO"] == "/long":
             start_response("200 OK", [("Content-Length", str(30_000_000))])
             return [b"x" * 1_000_000] * 30
+        if environ["PATH_INFO"] == "/until-stopped":
+            start_response("200 OK", [])
+            return until(environ["capecontrol.is_stopping"])
         time.sleep(float(environ["QUERY_STRING"] or 0))
         if environ["PATH_INFO"].endswith("/broken"):
             start_response("200 OK", [("X-Broken", "a\\nb")])
@@ -213,6 +221,17 @@ def test_a_request_that_never_ends_does_not_keep_the_server_nor_what_a_process_d
         server.process.wait(STOP_SECONDS)
         assert time.monotonic() - began > 3.5
     assert (tmp_path / "ended").exists()
+
+
+def test_an_answer_without_an_end_comes_to_one_when_the_server_stops(start):
+    server = start(WEB_CONCURRENCY="1")
+    with closing(http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)) as connection:
+        connection.request("GET", "/until-stopped")
+        answer = connection.getresponse()
+        answer.read(len("on and "))
+        server.process.terminate()
+        assert answer.read().endswith(b"over")
+    assert server.process.wait(STOP_SECONDS) == 0
 
 
 @pytest.fixture

@@ -129,7 +129,7 @@ def post_message(conversation_id: str) -> tuple[Response, int]:
 @endpoints.get("/<conversation_id>/events")
 @login_required
 @describes(
-    "Follow a conversation: `message` events, then `end` with the last reply or after 25 s. "
+    "Follow a conversation: `message` events, then `end` with the last reply or after at most 25 s. "
     "503 when all places, or the few that one person may have, are taken: then ask for the messages instead.",
     query=EventsQuery,
     answers={200: None},
@@ -146,7 +146,8 @@ def follow(conversation_id: str) -> Response:
     g.give_back_place = give_back
     app = current_app._get_current_object()  # type: ignore[attr-defined]
     response = Response(
-        events.stream(follower, session_scope=app.app_context, give_back=give_back), mimetype="text/event-stream"
+        events.stream(follower, session_scope=app.app_context, give_back=give_back, is_stopping=streams.is_stopping()),
+        mimetype="text/event-stream",
     )
     response.headers["X-Accel-Buffering"] = "no"
     response.call_on_close(give_back)

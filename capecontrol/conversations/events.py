@@ -67,20 +67,26 @@ def follow(conversation_id: str, *, actor: Actor, after: str | None) -> Follower
 
 
 def stream(
-    follower: Follower, *, session_scope: Callable[[], AbstractContextManager[object]], give_back: Callable[[], None]
+    follower: Follower,
+    *,
+    session_scope: Callable[[], AbstractContextManager[object]],
+    give_back: Callable[[], None],
+    is_stopping: Callable[[], bool],
 ) -> Iterator[str]:
     """Yield the events: each new or changed message, then `end` with its reason.
 
     `session_scope` is entered for each look at the database. The reasons: `complete` when no reply is to come any
-    more, `timeout` after 25 s, `unavailable` when the database does not answer.
+    more, `timeout` after 25 s or when the process `is_stopping`, `unavailable` when the database does not answer.
     """
     try:
-        yield from _events(follower, session_scope)
+        yield from _events(follower, session_scope, is_stopping)
     finally:
         give_back()
 
 
-def _events(follower: Follower, session_scope: Callable[[], AbstractContextManager[object]]) -> Iterator[str]:
+def _events(
+    follower: Follower, session_scope: Callable[[], AbstractContextManager[object]], is_stopping: Callable[[], bool]
+) -> Iterator[str]:
     ends_at = clock.monotonic() + LONGEST_SECONDS
     heartbeat_at = clock.monotonic() + HEARTBEAT_SECONDS
     seen: dict[str, tuple[str, int, str | None]] = {}
@@ -105,7 +111,7 @@ def _events(follower: Follower, session_scope: Callable[[], AbstractContextManag
         if not is_unfinished:
             yield _end("complete")
             return
-        if clock.monotonic() >= ends_at:
+        if clock.monotonic() >= ends_at or is_stopping():
             yield _end("timeout")
             return
         if clock.monotonic() >= heartbeat_at:

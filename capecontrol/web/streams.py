@@ -76,6 +76,13 @@ def places() -> Places:
     return found
 
 
+def is_stopping() -> Callable[[], bool]:
+    """Return what says, also when the request is over, whether this process was told to stop; an answer that would go
+    on comes to an end then. Our server tells with each request (`server_config.Worker`), other servers do not."""
+    says_so: Callable[[], bool] = request.environ.get("capecontrol.is_stopping", lambda: False)
+    return says_so
+
+
 def take_file_place(who: str) -> Callable[[], None]:
     """Return what gives back a place for a file for the person with the id `who`. Raises Overloaded when there is
     none."""

@@ -4,9 +4,10 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from typing import Any
 
+import psycopg2
 import pytest
 import requests
 from flask import Flask
@@ -14,6 +15,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
+from capecontrol.config import libpq_url
 from capecontrol.conversations import events, replies, service
 from capecontrol.conversations.models import ConversationMessage
 from capecontrol.extensions import db
@@ -219,6 +221,18 @@ def test_a_stream_ends_after_a_while_and_says_why(follow, posted, monkeypatch: p
     assert told[-1] == ("end", None, {"reason": "timeout"})
 
 
+def test_a_stream_of_a_process_that_stops_tells_what_there_is_and_ends(app: Flask, person: Person, posted) -> None:
+    answer = app.test_client().get(
+        f"/api/conversations/{posted.conversation.id}/events",
+        headers=person.bearer,
+        environ_overrides={"capecontrol.is_stopping": lambda: True},
+    )
+    told = [parsed(chunk) for chunk in chunks(answer)]
+    assert [name for name, _, _ in told] == ["retry", "message", "message", "end"]
+    assert told[-1][2] == {"reason": "timeout"}
+    answer.close()
+
+
 def test_the_end_comes_before_the_router_would_cut_it() -> None:
     assert events.LONGEST_SECONDS <= 25
 
@@ -413,6 +427,27 @@ def test_a_question_is_answered_while_the_page_watches(live_server: LiveServer) 
     assert told[-1] == ("end", None, {"reason": "complete"})
     assert told[-2][2]["status"] == "complete"
     assert "No AI model is connected" in told[-2][2]["content"]
+
+
+def test_a_stream_ends_properly_when_its_process_is_told_to_stop(start_server) -> None:
+    server = start_server(worker=False, WEB_CONCURRENCY="1")
+    for _ in range(7):
+        check = f"{server.url}/api/auth/v2/validate-email?email=a%40example.org"
+        assert requests.get(check, timeout=10).ok
+    program = signed_in(server)
+    started = program.post(f"{server.url}/api/conversations", json={"content": "Hello"}, timeout=10).json()
+    path = f"{server.url}/api/conversations/{started['id']}/events?after={started['message']['id']}"
+    with program.get(path, stream=True, timeout=60) as answer:
+        stream = answer.iter_content(None, decode_unicode=True)
+        told = next(stream)
+        server.web.terminate()
+        told += "".join(stream)  # raises ChunkedEncodingError where it is cut
+    assert parsed(told.strip().split("\n\n")[-1]) == ("end", None, {"reason": "timeout"})
+    server.web.wait(60)
+    with closing(psycopg2.connect(libpq_url(server.database_url))) as connection, connection.cursor() as cursor:
+        query = "SELECT sum((event_metadata->>'checked')::int) FROM audit_logs WHERE event_type = 'email_checks'"
+        cursor.execute(query)
+        assert cursor.fetchone() == (7,), "what the process only counted is written down"
 
 
 def test_with_every_place_taken_the_others_are_served_as_before(start_server) -> None:
