@@ -7,6 +7,7 @@ seconds throughout.
 import atexit
 import errno
 import json
+import math
 import os
 import select
 import selectors
@@ -114,6 +115,7 @@ _FIRST_BYTE_WITHIN_SECONDS = 0.05
 """So long a thread waits for what a new connection brings. gunicorn's 5 s make as many silent connections as there are
 threads all that a process does; most requests are there at once, and do without the main thread."""
 
+_HEAD_WITHIN_SECONDS = 2.0  # from a request's first byte to the end of its headers, which most bring all at once
 _READ_WITHIN_SECONDS = 8.0  # from a request's first byte to its last
 _TAKEN_WITHIN_SECONDS = 30.0  # something of an answer, again and again until it is over
 _MOST_DISCARDED_BYTES = 2 * 1024 * 1024
@@ -126,27 +128,38 @@ _GOODBYE_SECONDS = 1.0
 
 class PunctualReader(SocketUnreader):
     """Reads a request that comes in time. gunicorn waits for the rest of one without end, on a thread: as many callers
-    as there are threads, who promise a body and send half of it, would be all that a process does."""
+    as there are threads, who promise a body and send half of it, would be all that a process does.
 
-    _ends_at: float | None = None
+    Whoever begins requests all the time and never ends them still takes a thread for two seconds with each, or for
+    eight with the promise of a body. Against that there is only what stands in front, which sees the addresses.
+    """
+
+    _began_at: float | None = None
+    _within = _HEAD_WITHIN_SECONDS
 
     def expect_another(self) -> None:
         """Give the next request its own time, from when it begins."""
-        self._ends_at = None
+        self._began_at, self._within = None, _HEAD_WITHIN_SECONDS
+
+    def expect_body(self) -> None:
+        """Give the rest of a request whose headers are there what is left of its time."""
+        self._within = _READ_WITHIN_SECONDS
 
     def chunk(self, size_hint: int | None = None) -> bytes:
         """Return what has come. Raises ConnectionResetError, for which gunicorn closes the connection quietly."""
         now = time.monotonic()
-        if self._ends_at is None:
-            self._ends_at = now + _READ_WITHIN_SECONDS
-        left = self._ends_at - now
+        if self._began_at is None:
+            self._began_at = now
+        left = self._began_at + self._within - now
         if left >= 1e-6:  # none at all would be without end to the kernel
             # The kernel's limit, because gunicorn sets the socket's own to none before each request.
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _interval(left))
             try:
                 return bytes(super().chunk(size_hint))
             except BlockingIOError:
-                self._ends_at = now  # nothing else of it is waited for
+                self._began_at = -math.inf  # nothing else of it is waited for
+        if self._within == _HEAD_WITHIN_SECONDS:
+            self.sock.close()  # nothing was answered, so the thread need not wait until that is taken
         raise ConnectionResetError(errno.ECONNRESET, "the request did not come in time")
 
 
@@ -232,6 +245,7 @@ class Worker(gthread.ThreadWorker):
 
     def handle_request(self, req: Any, conn: Any) -> Any:
         """Answer, as long as the caller takes the answer; who does not is left, or would hold a thread for ever."""
+        conn.parser.unreader.expect_body()
         if any(name == "CONTENT-LENGTH" and int(value) > _MOST_DISCARDED_BYTES for name, value in req.headers):
             req.force_close()
         try:

@@ -48,6 +48,8 @@ def app(environ, start_response):
         if environ["PATH_INFO"] == "/long":
             start_response("200 OK", [("Content-Length", str(30_000_000))])
             return [b"x" * 1_000_000] * 30
+        if environ["PATH_INFO"] == "/read":
+            environ["wsgi.input"].read()
         if environ["PATH_INFO"] == "/until-stopped":
             start_response("200 OK", [])
             return until(environ["capecontrol.is_stopping"])
@@ -98,6 +100,15 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Server]]:
             return server
 
         yield start_server
+
+
+@pytest.fixture
+def silent() -> Iterator[Callable[..., list[socket.socket]]]:
+    """Yield a function that opens connections and sends nothing on them, as browsers do beforehand."""
+    with ExitStack() as stack:
+        yield lambda server, count: [
+            stack.enter_context(socket.create_connection(("127.0.0.1", server.port), 60)) for _ in range(count)
+        ]
 
 
 def clean_environment() -> dict[str, str]:
@@ -234,15 +245,6 @@ def test_an_answer_without_an_end_comes_to_one_when_the_server_stops(start):
     assert server.process.wait(STOP_SECONDS) == 0
 
 
-@pytest.fixture
-def silent() -> Iterator[Callable[..., list[socket.socket]]]:
-    """Yield a function that opens connections and sends nothing on them, as browsers do beforehand."""
-    with ExitStack() as stack:
-        yield lambda server, count: [
-            stack.enter_context(socket.create_connection(("127.0.0.1", server.port), 60)) for _ in range(count)
-        ]
-
-
 def test_silent_connections_take_no_threads(start, silent):
     server = start(WEB_CONCURRENCY="1", WEB_THREADS="4")
     silent(server, 60)  # gunicorn's threads would wait 5 s for each, 75 s for all of them
@@ -362,6 +364,34 @@ def test_a_body_that_does_not_come_in_time_is_refused_and_frees_its_thread(start
                 assert connection.recv(9000).startswith(b"HTTP/1.1 400 ")
             assert answered.result().startswith(b"HTTP/1.1 400 ")
         assert is_healthy(server.port)
+
+
+def test_headers_have_less_time_to_come_than_a_body(start, silent) -> None:
+    head = b"POST /read HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n"
+    server = start(WEB_CONCURRENCY="1", WEB_THREADS="8")
+    half_a_body, *half_heads = silent(server, 4)
+    half_a_body.sendall(head + b"a")
+    time.sleep(0.2)
+    for connection in half_heads:
+        connection.sendall(head[:30])
+    assert half_a_body not in select.select([half_a_body, *half_heads], [], [], 60)[0]
+    for connection in half_heads:
+        assert connection.recv(9000) == b""
+    half_a_body.sendall(b"b")
+    assert half_a_body.recv(9000).startswith(b"HTTP/1.1 200 ")
+
+
+def test_headers_and_a_body_that_come_in_pieces_are_read(start, silent) -> None:
+    server = start(WEB_CONCURRENCY="1")
+    (connection,) = silent(server, 1)
+    for _ in range(2):
+        for piece in (b"POST /read HTT", b"P/1.1\r\nHost: localhost\r\n", b"Content-Length: 2\r\n\r\n", b"a", b"b"):
+            time.sleep(0.6 if piece in b"ab" else 0.1)
+            connection.sendall(piece)
+        with closing(http.client.HTTPResponse(connection)) as answer:
+            answer.begin()
+            assert answer.status == 200
+            answer.read()
 
 
 @pytest.mark.parametrize(("length", "goes_on"), [(60_000, True), (1_000_000, True), (3_000_000, False)])
