@@ -61,19 +61,26 @@ def configure(*, slots: int, threads: int, memory_kib: int, passes: int) -> None
     """Set the hash's cost and the gates' size for this process.
 
     `slots` hashes run at a time; as many registrations and as many sign-ins have permits and take turns, so that
-    neither stops the other. Registrations may occupy half the threads and sign-ins a quarter: a quarter always answers.
+    neither stops the other. They may occupy the threads that `places_of` says, and streams an eighth (web/streams.py):
+    an eighth always answers.
     """
     global _hashing
     _listed()  # now, and not in the first registration
     _keep_memory_apart(threads + slots + _OTHER_THREADS)
     seconds = _FIRST_GUESS_SECONDS * passes / 2 * memory_kib / 19456
     hashers = hashing_threads(slots)
+    registrations, sign_ins = places_of(threads)
     _hashing = _Hashing(
         hasher=PasswordHasher(time_cost=passes, memory_cost=memory_kib, parallelism=1),
-        registration=_gate(slots, threads // 2, seconds, hashers),
-        sign_in=_gate(slots, threads // 4, seconds, hashers),
+        registration=_gate(slots, registrations, seconds, hashers),
+        sign_in=_gate(slots, sign_ins, seconds, hashers),
         decoy=_decoy(passes, memory_kib),
     )
+
+
+def places_of(threads: int) -> tuple[int, int]:
+    """Return how many of a process's threads registrations may occupy, and how many sign-ins."""
+    return threads // 2, threads // 4
 
 
 def _gate(slots: int, places: int, seconds: float, hashers: ThreadPoolExecutor) -> Gate:

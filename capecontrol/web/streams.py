@@ -1,4 +1,4 @@
-"""Answers that take long: each holds a thread, so a process gives them at most a quarter of its own, and one person a
+"""Answers that take long: each holds a thread, so a process gives them at most an eighth of its own, and one person a
 few of those."""
 
 import threading
@@ -59,8 +59,12 @@ class Places:
 
 def init_app(app: Flask, settings: Settings) -> None:
     """Count the application's places, the same for every kind of stream. Files each hold a database connection
-    besides, so they get a quarter of those too."""
-    app.extensions[_EXTENSION] = Places(max(1, settings.web_threads // 4))
+    besides, so they get a quarter of those and no more.
+
+    An eighth of the threads, because the gates in front of the password hash may hold three quarters of them; a page
+    that finds no place asks every few seconds instead.
+    """
+    app.extensions[_EXTENSION] = Places(max(1, settings.web_threads // 8))
     app.extensions[_FILES] = Places(max(1, settings.database_pool // 4))
 
     @app.teardown_request

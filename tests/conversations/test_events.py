@@ -15,6 +15,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
+from capecontrol.auth import passwords
 from capecontrol.config import libpq_url
 from capecontrol.conversations import events, replies, service
 from capecontrol.conversations.models import ConversationMessage
@@ -263,10 +264,16 @@ def test_following_from_a_message_that_is_not_there_is_refused(follow, posted, q
 # Places
 
 
-def test_a_process_gives_a_quarter_of_its_threads(app: Flask) -> None:
-    places = app.extensions["streams"].most
-    assert places == app.config["SETTINGS"].web_threads // 4
-    assert places >= 1
+@pytest.mark.parametrize("threads", [8, 32, 128])
+def test_a_process_with_every_place_taken_has_threads_for_everybody_else(app: Flask, threads: int) -> None:
+    before = app.config["SETTINGS"]
+    settings = before.model_copy(update={"web_threads": threads})
+    elsewhere = Flask("elsewhere")
+    streams.init_app(elsewhere, settings)
+    registration, sign_in = passwords.places_of(threads)
+    held = registration + sign_in + elsewhere.extensions["streams"].most
+    assert elsewhere.extensions["streams"].most >= 1
+    assert threads - held >= threads // 8
 
 
 @pytest.fixture
@@ -281,11 +288,12 @@ def others(app: Flask) -> list[tuple[Person, str]]:
 
 
 def test_the_next_one_is_told_to_come_again(app: Flask, follow, posted, others) -> None:
+    places = app.extensions["streams"]
     open_streams = [
-        follow(conversation_id, who=somebody) for somebody, conversation_id in others for _ in range(streams.EACH)
+        follow(conversation_id, who=somebody) for somebody, conversation_id in others for _ in range(places.each)
     ]
-    assert [answer.status_code for answer in open_streams] == [200] * 8 + [503]
-    assert app.extensions["streams"].most == 8
+    assert places.most == 4
+    assert [answer.status_code for answer in open_streams] == [200, 200, 200, 200, 503, 503]
     refused = follow(posted.conversation.id)
     assert refused.status_code == 503
     assert refused.is_json
@@ -301,7 +309,7 @@ def test_one_person_cannot_take_every_place(app: Flask, follow, posted, others) 
     tabs = [
         follow(conversation_id, who=somebody) for conversation_id in (first, second) * app.extensions["streams"].most
     ]
-    assert [answer.status_code for answer in tabs[:4]] == [200, 200, 200, 503]
+    assert [answer.status_code for answer in tabs[:4]] == [200, 200, 503, 503]
     refused = tabs[-1]
     assert refused.status_code == 503
     assert int(refused.headers["Retry-After"]) >= 1
@@ -451,7 +459,7 @@ def test_a_stream_ends_properly_when_its_process_is_told_to_stop(start_server) -
 
 
 def test_with_every_place_taken_the_others_are_served_as_before(start_server) -> None:
-    server = start_server(worker=False, WEB_CONCURRENCY="1", WEB_THREADS="8")
+    server = start_server(worker=False, WEB_CONCURRENCY="1", WEB_THREADS="16")
 
     def asking() -> tuple[requests.Session, str]:
         program = signed_in(server)
