@@ -111,10 +111,17 @@ class VerifyForm(FlaskForm):
 
 
 class WaitingForm(FlaskForm):
-    """The password once more, at one's turn in the waiting room; everything else was kept."""
+    """The password once more, at one's turn in the waiting room; everything else was kept.
+
+    `data-missing` is what the page's script says of a password that is too short to be the one that was chosen.
+    """
 
     ticket = HiddenField()
-    password = PasswordField("Password", validators=[InputRequired("Type your password once more.")])
+    password = PasswordField(
+        "Password",
+        validators=[InputRequired("Type your password once more.")],
+        render_kw={"data-missing": problems("")[0], "minlength": str(SHORTEST)},
+    )
 
 
 def add_errors(form: FlaskForm, errors: Mapping[str, Sequence[str]]) -> None:

@@ -3,6 +3,7 @@
 import { clearErrors, focusErrorSummary, showErrorSummary, showTrouble } from "./error_summary.js";
 import { look, post, showPage } from "./form_post.js";
 import { offerReveal } from "./password_reveal.js";
+import { missingCharacters } from "./password_rule.js";
 import { strengthOf } from "./password_strength.js";
 import { showSteps } from "./steps.js";
 import { busyButton } from "./submit_once.js";
@@ -136,7 +137,7 @@ function showStrength() {
 
 function isMissing(field) {
   if (field.type === "checkbox") return !field.checked;
-  if (field === password) return [...password.value].length < password.minLength;
+  if (field === password) return missingCharacters(password) > 0;
   return !field.value.trim();
 }
 

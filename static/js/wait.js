@@ -3,6 +3,7 @@
 import { clearErrors, focusErrorSummary, setTitle, showErrorSummary } from "./error_summary.js";
 import { look, post, retryAfter, showPage } from "./form_post.js";
 import { offerReveal } from "./password_reveal.js";
+import { missingCharacters, objectionTo } from "./password_rule.js";
 import { inWords, showEstimate, showFigures, showProgress } from "./queue_figures.js";
 import { showSteps } from "./steps.js";
 import { busyButton } from "./submit_once.js";
@@ -129,22 +130,37 @@ function prepareForms() {
   offerReveal();
   form.addEventListener("submit", (event) => {
     event.preventDefault();
-    if (isSending) return;
+    if (isSending || button.isTaken()) return;
     const field = form.elements.password;
     clearErrors(form);
-    if (!field.value) {
-      showErrorSummary(form, [{ field, text: "Type your password once more." }]);
-      return;
-    }
-    password = field.value;
-    if (place.status === "waiting") keepForTheTurn();
-    else send();
+    const text = field.value ? missingCharacters(field) && field.dataset.missing : "Type your password once more.";
+    if (text) showErrorSummary(form, [{ field, text }]);
+    else if (place.status === "waiting") checkForTheTurn(field);
+    else goOnWith(field.value);
   });
   const keep = room.querySelector("[data-keep]");
   keep.addEventListener("submit", (event) => {
     event.preventDefault();
     keepTurn(keep);
   });
+}
+
+/** A password that would be refused at the turn is refused now: at the turn, nobody may be there to choose another. */
+async function checkForTheTurn(field) {
+  const chosen = field.value;
+  button.take();
+  const text = await objectionTo(chosen, room.dataset.check);
+  if (field.form !== form) return;
+  button.giveBack();
+  setStatus(place.status);
+  if (text) showErrorSummary(form, [{ field, text }]);
+  else if (!isSending) goOnWith(chosen);
+}
+
+function goOnWith(chosen) {
+  password = chosen;
+  if (place.status === "waiting") keepForTheTurn();
+  else send();
 }
 
 function keepForTheTurn() {
@@ -156,7 +172,7 @@ function keepForTheTurn() {
 
 function finish() {
   form.elements.password.value = password;
-  form.requestSubmit();
+  send();
 }
 
 async function send() {
@@ -237,7 +253,7 @@ function setStatus(status) {
   for (const part of room.querySelectorAll("[data-if-kept]")) part.hidden = !password;
   for (const part of room.querySelectorAll("[data-unless-kept]")) part.hidden = Boolean(password);
   const submit = form.querySelector("button[data-busy]");
-  if (!isSending) submit.textContent = submit.dataset[`${shown}Words`] ?? submit.textContent;
+  if (!button.isTaken()) submit.textContent = submit.dataset[`${shown}Words`] ?? submit.textContent;
   if (shown !== "ready") endTurn(room);
 }
 

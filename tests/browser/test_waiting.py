@@ -338,6 +338,43 @@ def test_after_a_reload_the_password_can_be_given_ahead_of_the_turn(context: Bro
     expect_an_account(page, queue, "ahead@example.com")
 
 
+def test_a_password_that_will_be_refused_at_the_turn_is_refused_while_waiting(
+    context: BrowserContext, queue: LiveServer
+) -> None:
+    page = context.new_page()
+    get_in_line(page, queue, "hopeless@example.com")
+    page.reload()
+    password = page.get_by_label("Password", exact=True)
+    button = page.get_by_role("button", name="Open my account at my turn")
+    for hopeless, words in (("abc", "Use at least 12 characters."), ("password1234", "attackers try first")):
+        password.fill(hopeless)
+        button.click()
+        expect(page.locator("[data-error-summary]")).to_contain_text(words)
+        expect(page.locator("[data-error-summary]")).to_be_focused()
+        expect(page.get_by_text("You need do nothing.")).not_to_be_visible()
+        expect(button).to_be_enabled()
+    password.fill(PASSWORD)
+    button.click()
+    expect(page.get_by_text("You need do nothing.")).to_be_visible()
+    expect(page.locator("[data-error-summary]")).to_have_count(0)
+
+
+def test_a_question_about_the_password_that_is_not_answered_holds_nobody_up(
+    context: BrowserContext, queue: LiveServer
+) -> None:
+    page = context.new_page()
+    asked: list[str] = []
+    page.route("**/validate-password", lambda route: asked.append(route.request.post_data or ""))
+    get_in_line(page, queue, "unasked@example.com")
+    page.reload()
+    page.get_by_label("Password", exact=True).fill(PASSWORD)
+    page.get_by_role("button", name="Open my account at my turn").click()
+    expect(page.get_by_text("You need do nothing.")).to_be_visible(timeout=4_500)
+    assert asked
+    hurry(queue)
+    expect_an_account(page, queue, "unasked@example.com")
+
+
 def test_a_second_tab_shows_the_same_place_and_arrives_too(context: BrowserContext, queue: LiveServer) -> None:
     first, second = context.new_page(), context.new_page()
     get_in_line(first, queue, "tabs@example.com")
