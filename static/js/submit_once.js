@@ -3,7 +3,10 @@
 // No request goes unanswered for ten seconds; after twelve the browser itself has given up or been stopped.
 const GIVE_BACK_AFTER = 12_000;
 
-/** Return what takes the form's button away while it is worked on: {take, giveBack, isTaken}. */
+/**
+ * Return what takes the form's button away while it is worked on: {take, giveBack, isTaken}. It is also said to who
+ * listens to the page, unless `take` is told to be quiet: what a page does by itself asks for no attention.
+ */
 export function busyButton(form) {
   const button = form.querySelector("button[data-busy]");
   const status = form.querySelector("[data-busy-status]");
@@ -20,13 +23,13 @@ export function busyButton(form) {
     status.textContent = "";
   };
 
-  const take = () => {
+  const take = ({ isQuiet = false } = {}) => {
     if (timer) return;
     words = button.textContent;
     button.disabled = true;
     button.setAttribute("aria-busy", "true");
     button.textContent = button.dataset.busy;
-    status.textContent = button.dataset.busy;
+    if (!isQuiet) status.textContent = button.dataset.busy;
     timer = setTimeout(giveBack, GIVE_BACK_AFTER);
   };
 

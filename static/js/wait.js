@@ -1,5 +1,6 @@
 // The waiting room: asks how far the queue has come, and at its turn opens the account with the password it was given.
 
+import { speak } from "./announcements.js";
 import { clearErrors, focusErrorSummary, setTitle, showErrorSummary } from "./error_summary.js";
 import { look, post, retryAfter, showPage } from "./form_post.js";
 import { offerReveal } from "./password_reveal.js";
@@ -16,7 +17,6 @@ const LONGEST_PAUSE = 30;
 const LATEST_BY = 2;
 const ESTIMATE_AGES_EVERY = 10_000;
 const ANSWER_WITHIN = 12_000;
-const SPEAK_EVERY = 10_000;
 
 // Kept here and nowhere else: not in storage, not in a cookie. A reload forgets it, and the page asks again.
 let password = "";
@@ -29,6 +29,7 @@ let lookTimer;
 let aging;
 let failures = 0;
 let isSending = false;
+let isSendingSaid = false;
 
 /** Take up the waiting page that has come in the place of the form; `kept` is the password typed into that. */
 export function startWaiting(kept) {
@@ -91,7 +92,8 @@ async function askForPlace() {
     const answer = await response.json();
     if (asked !== room || isSending) return;
     failures = 0;
-    say("");
+    // At work at the turn, the same trouble may come again, and is not said again.
+    if (answer.status !== "ready" || !password) say("");
     // What the page came with, that nobody could look, is answered now.
     if (place.status === "unknown") clearErrors(form);
     show(answer);
@@ -172,45 +174,73 @@ function keepForTheTurn() {
 
 function finish() {
   form.elements.password.value = password;
-  send();
+  send({ isByItself: true });
 }
 
-async function send() {
+async function send({ isByItself = false } = {}) {
   clearTimeout(lookTimer);
   isSending = true;
+  const hadFocus = isFocusHere();
   const sent = post(form, PAGE);
-  showSending();
+  showSending(isByItself);
   const answer = await sent;
   if (answer.kind === "moved") {
     password = "";
     showSteps({ wait: "done", secure: "done", open: "done", done: "done" });
     leaveFor(room.dataset.onward);
   } else if (answer.kind === "page") {
-    takeUpAnswer(answer);
+    takeUpAnswer(answer, hadFocus);
   } else {
     await recover(answer);
   }
 }
 
-function showSending() {
-  button.take();
+function showSending(isByItself) {
+  const hadFocus = isFocusHere();
+  button.take({ isQuiet: isByItself });
   if (place.status === "expired") return;
   setStatus(place.status);
+  keepFocus(hadFocus);
   // The server does both in one go and answers at its end.
   showSteps({ wait: "done", secure: "now", open: "now" });
-  speak("It is your turn. Opening your account.", true);
+  if (!isSendingSaid) speak("It is your turn. Opening your account.", true);
+  isSendingSaid = true;
 }
 
-function takeUpAnswer({ page, status, retryAfter: pause }) {
+const isFocusHere = () => room.contains(document.activeElement);
+
+/** Where what had the focus has gone or is hidden, nobody should have to look for the place again. */
+function keepFocus(hadFocus) {
+  const { activeElement } = document;
+  const isLost = activeElement === document.body || !activeElement.checkVisibility();
+  if (hadFocus && isLost) room.querySelector("[data-heading]").focus();
+}
+
+function takeUpAnswer({ page, status, retryAfter: pause }, hadFocus = isFocusHere()) {
   // Only a page that asks to wait, or to come again, has nothing against the password.
   const mayComeAgain = [429, 503].includes(status);
   if (!mayComeAgain) password = "";
   failures = 0;
-  const wasPressed = document.activeElement.matches("button, input");
+  if (mayComeAgain && isSameTurn(page)) {
+    tryAgain(pause ?? SHORTEST_PAUSE);
+    return;
+  }
   showPage(page);
   takeUp(mayComeAgain ? (pause ?? SHORTEST_PAUSE) : 0);
-  // The button that was pressed went with its page, and the focus with it.
-  if (wasPressed && document.activeElement === document.body) room.querySelector("[data-heading]").focus();
+  keepFocus(hadFocus);
+}
+
+function isSameTurn(page) {
+  const { status, ticket } = page.querySelector(PAGE).dataset;
+  return place.status === "ready" && status === "ready" && ticket === room.dataset.ticket;
+}
+
+/** The page says nothing new: it stays as it is, so that nothing is read out anew each time. */
+function tryAgain(pause) {
+  isSending = false;
+  button.giveBack();
+  room.querySelector("[data-retrying]").hidden = false;
+  later(finish, pause);
 }
 
 /** Nothing usable came back: say so, and ask for the place again, which leads here once more while it is our turn. */
@@ -258,6 +288,7 @@ function setStatus(status) {
 }
 
 function showWaiting(before) {
+  isSendingSaid = false;
   rememberFirst(place.place);
   const { ordinal, eta } = showFigures(room, place, journey.first);
   entitle(`${ordinal} in line`, `You are ${ordinal} in line`);
@@ -279,13 +310,15 @@ function letTheEstimateAge(toldAt) {
 function showTurn() {
   entitle("It is your turn");
   showProgress(room, 1);
-  showSteps({ wait: "done", secure: "next", open: "next" });
+  const state = password ? "now" : "next";
+  showSteps({ wait: "done", secure: state, open: state });
   if (password) return;
   speak("It is your turn. Type your password to open your account.", true);
   form.elements.password.focus();
 }
 
 function showExpired() {
+  isSendingSaid = false;
   form.elements.password.value ||= password;
   entitle("Your turn has passed");
   showSteps({ wait: "next", secure: "next", open: "next" });
@@ -298,21 +331,8 @@ function entitle(words, heading = words) {
 }
 
 function say(text) {
-  room.querySelector("[data-trouble]").textContent = text;
-}
-
-/* Speaking: politely, and at most every ten seconds unless something is asked of the person. */
-
-let spokeAt = Date.now();
-let speaking;
-
-function speak(text, isUrgent = false) {
-  clearTimeout(speaking);
-  const pause = isUrgent ? 100 : Math.max(100, spokeAt + SPEAK_EVERY - Date.now());
-  speaking = setTimeout(() => {
-    spokeAt = Date.now();
-    room.querySelector("[data-announcements]").textContent = text;
-  }, pause);
+  const note = room.querySelector("[data-trouble]");
+  if (note.textContent !== text) note.textContent = text;
 }
 
 /* The turn, for who has yet to type the password. */

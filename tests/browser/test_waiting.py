@@ -462,6 +462,70 @@ def test_a_broken_answer_at_the_turn_is_tried_again(context: BrowserContext, que
     assert broken
 
 
+def turn_away(page: Page, times: int) -> list[str]:
+    """Let every seat be taken at the turn, some times; return a list that fills with what was sent."""
+    sent: list[str] = []
+
+    def answer(route: Route) -> None:
+        if route.request.method != "POST" or len(sent) == times:
+            route.continue_()
+            return
+        sent.append(route.request.url)
+        ready = route.fetch(method="GET")
+        route.fulfill(response=ready, status=503, headers={**ready.headers, "retry-after": "1"})
+
+    page.route("**/register/waiting", answer)
+    return sent
+
+
+def listen(page: Page) -> None:
+    """Let `spoken` fill with what a screen reader hears of the page's regions, whatever page is in its place."""
+    page.evaluate(
+        """() => {
+          window.spoken = [];
+          new MutationObserver((changes) => {
+            for (const { target } of changes) {
+              const region = target.closest?.("[role=status], [role=alert]");
+              if (region?.textContent.trim()) spoken.push(region.textContent.trim());
+            }
+          }).observe(document.body, { childList: true, subtree: true });
+        }"""
+    )
+
+
+def test_while_every_seat_is_taken_the_turn_is_said_once_and_the_focus_stays(
+    context: BrowserContext, queue: LiveServer
+) -> None:
+    page = context.new_page()
+    get_in_line(page, queue, "patiently@example.com")
+    sent = turn_away(page, 4)
+    listen(page)
+    hurry(queue)
+    expect(page.get_by_text("Every seat was taken just now.")).to_be_visible(timeout=TURN_COMES_WITHIN)
+    for step in ("secure", "open"):
+        expect(page.locator(f'[data-step="{step}"]')).to_have_attribute("data-state", "now")
+    check_access(page)
+    while len(sent) < 4:
+        assert page.evaluate("document.activeElement.tagName") == "H1"
+        page.wait_for_timeout(200)
+    spoken = [words for words in page.evaluate("spoken") if "in line" not in words]
+    assert spoken == ["It is your turn. Opening your account."]
+    expect_an_account(page, queue, "patiently@example.com")
+
+
+def test_who_pressed_the_button_at_the_turn_does_not_lose_the_focus(context: BrowserContext, queue: LiveServer) -> None:
+    page = context.new_page()
+    get_in_line(page, queue, "pressed@example.com")
+    page.reload()
+    await_turn(page, queue)
+    turn_away(page, 1)
+    page.get_by_label("Password", exact=True).fill(PASSWORD)
+    page.get_by_role("button", name="Open my account").click()
+    expect(page.get_by_text("Every seat was taken just now.")).to_be_visible()
+    assert page.evaluate("document.activeElement.tagName") == "H1"
+    expect_an_account(page, queue, "pressed@example.com")
+
+
 def test_an_answer_that_was_lost_on_its_way_is_no_second_account(context: BrowserContext, queue: LiveServer) -> None:
     page = context.new_page()
     get_in_line(page, queue, "lost@example.com")
