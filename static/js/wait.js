@@ -17,6 +17,7 @@ const LONGEST_PAUSE = 30;
 const LATEST_BY = 2;
 const ESTIMATE_AGES_EVERY = 10_000;
 const ANSWER_WITHIN = 12_000;
+const LEFT_WITHIN = 12;
 
 // Kept here and nowhere else: not in storage, not in a cookie. A reload forgets it, and the page asks again.
 let password = "";
@@ -29,6 +30,7 @@ let lookTimer;
 let aging;
 let failures = 0;
 let isSending = false;
+let isLeaving = false;
 let isSendingSaid = false;
 
 /** Take up the waiting page that has come in the place of the form; `kept` is the password typed into that. */
@@ -77,6 +79,9 @@ function later(step, seconds) {
   lookTimer = setTimeout(step, 1000 * (pause + Math.random() * Math.min(pause / 4, LATEST_BY)));
 }
 
+/** Nobody waits any more for what was asked from the page `asked`. */
+const isTooLateFor = (asked) => asked !== room || isSending || isLeaving;
+
 async function askForPlace() {
   const asked = room;
   try {
@@ -85,12 +90,12 @@ async function askForPlace() {
       credentials: "omit",
       signal: AbortSignal.timeout(ANSWER_WITHIN),
     });
-    if (asked !== room || isSending) return;
+    if (isTooLateFor(asked)) return;
     if (response.status === 422) return leaveFor(location.pathname);
     const pause = retryAfter(response);
     if (!response.ok) return complain(pause);
     const answer = await response.json();
-    if (asked !== room || isSending) return;
+    if (isTooLateFor(asked)) return;
     failures = 0;
     // At work at the turn, the same trouble may come again, and is not said again.
     if (answer.status !== "ready" || !password) say("");
@@ -99,7 +104,7 @@ async function askForPlace() {
     show(answer);
     act(pause ?? SHORTEST_PAUSE);
   } catch {
-    if (asked === room) complain(null);
+    if (!isTooLateFor(asked)) complain(null);
   }
 }
 
@@ -145,6 +150,7 @@ function prepareForms() {
     event.preventDefault();
     keepTurn(keep);
   });
+  room.querySelector("[data-leave]").addEventListener("submit", stopForLeaving);
 }
 
 /** A password that would be refused at the turn is refused now: at the turn, nobody may be there to choose another. */
@@ -152,7 +158,7 @@ async function checkForTheTurn(field) {
   const chosen = field.value;
   button.take();
   const text = await objectionTo(chosen, room.dataset.check);
-  if (field.form !== form) return;
+  if (field.form !== form || isLeaving) return;
   button.giveBack();
   setStatus(place.status);
   if (text) showErrorSummary(form, [{ field, text }]);
@@ -184,6 +190,7 @@ async function send({ isByItself = false } = {}) {
   const sent = post(form, PAGE);
   showSending(isByItself);
   const answer = await sent;
+  if (isLeaving) return;
   if (answer.kind === "moved") {
     password = "";
     showSteps({ wait: "done", secure: "done", open: "done", done: "done" });
@@ -259,6 +266,21 @@ async function recover(answer) {
   if (place.status !== "expired") lookAgain(Math.max(answer.retryAfter ?? 0, SHORTEST_PAUSE * failures));
 }
 
+/** Until it is answered that the place was given up, nothing is sent for it, however long the answer takes. */
+function stopForLeaving() {
+  isLeaving = true;
+  password = "";
+  form.elements.password.value = "";
+  clearInterval(aging);
+  endTurn(room);
+  later(() => {
+    isLeaving = false;
+    isSending = false;
+    button.giveBack();
+    askForPlace();
+  }, LEFT_WITHIN);
+}
+
 /* Showing it. */
 
 function show(answer) {
@@ -268,7 +290,7 @@ function show(answer) {
   if (answer.status === "waiting") showWaiting(before);
   if (answer.status === "ready" && before?.status !== "ready") showTurn();
   if (answer.status === "ready" && !password && !isSending) countDown(answer.seconds_left);
-  if (answer.status === "expired" && before?.status !== "expired") showExpired();
+  if (answer.status === "expired" && before?.status !== "expired") showExpired(before);
 }
 
 /** Show the parts of the page that belong to `status`, which is the server's word. */
@@ -317,7 +339,9 @@ function showTurn() {
   form.elements.password.focus();
 }
 
-function showExpired() {
+function showExpired(before) {
+  // What was wrong before is over; what the server says with its page is not.
+  if (before) clearErrors(form);
   isSendingSaid = false;
   form.elements.password.value ||= password;
   entitle("Your turn has passed");
@@ -345,7 +369,7 @@ function countDown(seconds) {
 
 async function keepTurn(keep) {
   const answer = await post(keep, PAGE);
-  if (place.status !== "ready") return;
+  if (place.status !== "ready" || isLeaving) return;
   if (answer.kind === "page") {
     takeUpAnswer(answer);
     return;
@@ -361,7 +385,7 @@ async function keepTurn(keep) {
 
 // Going back shows the page as it was left, still at work on something long since answered.
 window.addEventListener("pageshow", (event) => {
-  if (event.persisted && isSending) location.reload();
+  if (event.persisted && (isSending || isLeaving)) location.reload();
 });
 
 if (document.querySelector(PAGE)) takeUp();

@@ -394,13 +394,42 @@ def test_a_place_can_be_given_up(context: BrowserContext, queue: LiveServer) -> 
     expect(page).to_have_url(f"{queue.url}/register")
 
 
+def test_who_leaves_gets_no_account_however_long_the_answer_takes(context: BrowserContext, queue: LiveServer) -> None:
+    page = context.new_page()
+    get_in_line(page, queue, "hesitant@example.com")
+    polls: list[str] = []
+    sent: list[str] = []
+
+    def give_the_turn(route: Route) -> None:
+        polls.append(route.request.url)
+        place = {"status": "ready" if left else "waiting", "place": 9, "eta_seconds": 1, "seconds_left": 30}
+        route.fulfill(json=place, headers={"Retry-After": "1"})
+
+    page.on("request", lambda request: sent.append(request.url) if request.method == "POST" else None)
+    left: list[Route] = []
+    page.route("**/register/waiting/leave", lambda route: left.append(route))
+    page.route("**/registration-place", give_the_turn)
+    with page.expect_response("**/registration-place"):
+        pass
+    page.get_by_role("button", name="Leave the queue").click(no_wait_after=True)
+    page.wait_for_timeout(4_000)
+    assert [url.rpartition("/")[2] for url in sent] == ["leave"]
+    left[0].continue_()
+    expect(page).to_have_url(f"{queue.url}/register")
+    assert execute(queue, "SELECT count(*) FROM users_v2 WHERE email = 'hesitant@example.com'") == 0
+
+
 def test_a_turn_that_has_passed_leads_to_a_new_place(context: BrowserContext, queue: LiveServer) -> None:
     page = context.new_page()
     get_in_line(page, queue, "late@example.com")
     page.reload()
     await_turn(page, queue)
+    page.get_by_role("button", name="Open my account").click()
+    expect(page.locator("[data-error-summary]")).to_contain_text("Type your password once more.")
     make_the_turn_pass(queue)
     expect(page.get_by_role("heading", level=1)).to_have_text("Your turn has passed")
+    expect(page.locator("[data-error-summary]")).to_have_count(0)
+    expect(page).to_have_title("Your turn has passed · Cape Control")
     check_access(page)
     page.get_by_label("Password", exact=True).fill(PASSWORD)
     page.get_by_role("button", name="Take a new place").click()
