@@ -195,7 +195,7 @@ async function goOn(answer) {
   if (answer.kind === "moved") return follow();
   if (answer.kind === "page") showAgain(answer);
   else stop(answer);
-  return answer.kind === "page";
+  return false;
 }
 
 /** The form was taken: either there is a place to wait for, or the account is open, or there is a mail to read. */
@@ -210,7 +210,7 @@ async function follow() {
     showPage(answer.page);
     history.replaceState(null, "", form.dataset.waitingRoom);
     startWaiting(kept);
-    return true;
+    return false;
   }
   showSteps({ check: "done", secure: "done", open: "done", done: "done" });
   // Whoever has an account is sent on from there, to the message that waits for them.

@@ -17,6 +17,7 @@ export function busyButton(form) {
     if (!timer) return;
     clearTimeout(timer);
     timer = undefined;
+    window.removeEventListener("pageshow", giveBack);
     button.disabled = false;
     button.removeAttribute("aria-busy");
     button.textContent = words;
@@ -31,10 +32,11 @@ export function busyButton(form) {
     button.textContent = button.dataset.busy;
     if (!isQuiet) status.textContent = button.dataset.busy;
     timer = setTimeout(giveBack, GIVE_BACK_AFTER);
+    // Going back shows the page as it was left, its button still busy. Only until then: the window outlives the form
+    // that is drawn anew, and would keep it.
+    window.addEventListener("pageshow", giveBack);
   };
 
-  // Going back shows the page as it was left, its button still busy.
-  window.addEventListener("pageshow", giveBack);
   return { take, giveBack, isTaken: () => timer !== undefined };
 }
 

@@ -44,6 +44,7 @@ export function startWaiting(kept) {
 function takeUp(pause = 0) {
   room = document.querySelector(PAGE);
   form = room.querySelector("[data-finish]");
+  button?.giveBack();
   button = busyButton(form);
   place = undefined;
   isSending = false;

@@ -612,6 +612,22 @@ def test_a_form_sent_too_often_comes_back_with_its_password(
     expect_an_account(page, server, "often@example.com")
 
 
+def test_a_form_that_was_drawn_anew_leaves_nothing_of_the_old_ones_behind(
+    context: BrowserContext, live_server: LiveServer
+) -> None:
+    page = context.new_page()
+    fill_in(page, live_server, "again@example.com")
+    browser = context.new_cdp_session(page)
+    counted = []
+    for _ in range(5):
+        page.locator("[name=fax_number]").evaluate("field => { field.value = 'filled in by a password manager'; }")
+        send_and_read_the_answer(page)
+        expect(page.get_by_role("alert").first).to_contain_text("Please empty it and send the form again.")
+        browser.send("HeapProfiler.collectGarbage")
+        counted.append(browser.send("Memory.getDOMCounters")["nodes"])
+    assert counted[-1] < counted[0] * 1.3
+
+
 @pytest.mark.parametrize("body", ["<h1>Application error</h1>", "", "<html><body id=main data-register>"])
 def test_a_routers_page_is_never_shown(context: BrowserContext, live_server: LiveServer, body: str) -> None:
     page = context.new_page()
