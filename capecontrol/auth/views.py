@@ -243,7 +243,7 @@ def safe_target(target: str | None) -> str | None:
 def _fresh(form: RegisterForm) -> str:
     form.idempotency_key.data = ids.new_id()
     form.rendered_at.data = automation.stamp(_secret_key())
-    return render_template("auth/register.html", form=form, is_private=current_settings().is_private)
+    return _drawn(form)
 
 
 def _again(form: RegisterForm, status: int) -> tuple[str, int]:
@@ -252,7 +252,13 @@ def _again(form: RegisterForm, status: int) -> tuple[str, int]:
     form.fax_number.data = ""
     form.idempotency_key.data = form.idempotency_key.data or ids.new_id()
     form.rendered_at.data = automation.stamp(_secret_key())
-    return render_template("auth/register.html", form=form, is_private=current_settings().is_private), status
+    return _drawn(form), status
+
+
+def _drawn(form: RegisterForm) -> str:
+    return render_template(
+        "auth/register.html", form=form, waiting=waiting_cookie.read(), is_private=current_settings().is_private
+    )
 
 
 def _busy(form: RegisterForm, busy: RetryLater) -> tuple[str, int, dict[str, str]]:

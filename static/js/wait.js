@@ -36,6 +36,7 @@ let isSendingSaid = false;
 /** Take up the waiting page that has come in the place of the form; `kept` is the password typed into that. */
 export function startWaiting(kept) {
   password = kept;
+  document.querySelector("[data-opens-account]")?.remove();
   takeUp();
   room.querySelector("[data-heading]").focus();
 }

@@ -478,6 +478,21 @@ def test_a_place_can_be_given_up(app: Flask, db_session: Session) -> None:
     assert db_session.scalar(select(RegistrationTicket.left_at)) is not None
 
 
+def test_who_opens_the_form_while_waiting_is_shown_the_way_back(app: Flask) -> None:
+    visitor = page_at_the_gate(app)
+    masthead = visitor.page.find("header")
+    assert masthead.find("a", href="/login") is not None
+    assert masthead.find("a", href="/register") is None, "a blank form would hide the place"
+    page = visitor.visit("/register")
+    assert "You are in line with lerato@example.com" in page.words
+    assert page.find("main").find("a", href="/register/waiting") is not None
+    page = visitor.send("/register", status=422, full_name="")
+    assert "Back to your place." in page.words
+    page = Visitor(app).visit("/register")
+    assert "You are in line" not in page.words
+    assert page.find("header").find("a", href="/register") is not None
+
+
 def test_a_turn_can_be_kept(app: Flask, db_session: Session) -> None:
     visitor = page_at_the_gate(app)
     look_again()

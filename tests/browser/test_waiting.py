@@ -199,6 +199,7 @@ def test_the_page_waits_and_opens_the_account_by_itself(context: BrowserContext,
     get_in_line(page, crowd, "thandi@example.com")
     expect(page).to_have_title(re.compile(r"^\d+(st|nd|rd|th) in line · Cape Control$"))
     expect(page.get_by_text("You need do nothing.")).to_be_visible()
+    expect(page.get_by_role("link", name="Open an account")).to_have_count(0)
     expect(page.get_by_label("Password", exact=True)).not_to_be_visible()
     expect(page.get_by_role("listitem").filter(has_text="Checking what you filled in, done")).to_be_visible()
     expect(page.get_by_role("listitem").filter(has_text="Waiting for your turn, under way")).to_be_visible()
