@@ -125,6 +125,7 @@ def leave_queue() -> Answer:
 def _waiting(
     form: WaitingForm, kept: Kept, place: Place, *, ticket: str | None = None, was_turned_away: bool = False
 ) -> str:
+    """Draw the page; `ticket` is the one that holds from now on, where another one than that kept may."""
     form.ticket.data = ticket or kept.ticket
     return render_template(
         "auth/wait.html",
@@ -133,6 +134,7 @@ def _waiting(
         ticket=form.ticket.data,
         application=kept,
         was_turned_away=was_turned_away,
+        has_new_place=form.ticket.data != kept.ticket,
         turn_seconds=waiting_room.TURN_LASTS_SECONDS,
         is_private=current_settings().is_private,
     )

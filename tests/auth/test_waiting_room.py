@@ -917,6 +917,24 @@ def test_without_scripts_a_full_gate_at_ones_turn_is_said(app: Flask) -> None:
     assert "It is your turn" in page.words
 
 
+def test_without_scripts_it_is_said_that_the_turn_had_passed(
+    app: Flask, db_session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    visitor = page_at_the_gate(app)
+    look_again()
+    visitor.visit("/register/waiting")
+    no_turns(monkeypatch)
+    db_session.execute(update(RegistrationTicket).values(claimed_at=clock.now() - timedelta(seconds=31)))
+    db_session.commit()
+    look_again()
+    page = visitor.send("/register/waiting", status=503, password=PASSWORD)
+    said = [alert.get_text() for alert in page.find_all(role="alert")]
+    assert any("Your turn had passed, so you have a new place." in words for words in said)
+    assert "type your password once more" in page.words
+    page = visitor.send("/register/waiting", status=503, password=PASSWORD)
+    assert "Your turn had passed" not in page.words, "this place is the one it has"
+
+
 def test_a_full_room_after_ones_turn_does_not_say_that_the_place_is_kept(
     app: Flask, db_session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
