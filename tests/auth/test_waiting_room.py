@@ -917,6 +917,15 @@ def test_without_scripts_a_full_gate_at_ones_turn_is_said(app: Flask) -> None:
     assert "It is your turn" in page.words
 
 
+def test_without_scripts_the_page_can_be_read_before_it_loads_anew(
+    app: Flask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    no_turns(monkeypatch)
+    page = page_at_the_gate(app).page
+    assert page.find("meta", {"http-equiv": "refresh"})["content"].startswith("10; ")
+    assert "This page looks again by itself every 10 seconds." in page.words
+
+
 def test_without_scripts_it_is_said_that_the_turn_had_passed(
     app: Flask, db_session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
