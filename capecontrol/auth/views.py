@@ -39,7 +39,7 @@ def register() -> Answer:
     if request.method != "POST":
         if identity.actor_or_none() is not None:
             return redirect(url_for("conversations.list_all"), code=303)
-        return _fresh(form)
+        return _fresh(RegisterForm(data=waiting_cookie.handed_back()))
     try:
         rate_limits.hold_to(rate_limits.REGISTER, who=rate_limits.caller())
     except RateLimited as busy:

@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass, replace
 from typing import TypeVar
 
-from flask import current_app, request
+from flask import current_app, request, session
 from itsdangerous import BadSignature, URLSafeTimedSerializer
 from werkzeug.wrappers import Response
 
@@ -12,6 +12,7 @@ from capecontrol.auth.waiting_room import Queued
 from capecontrol.config import current_settings
 
 LASTS_SECONDS = 3600
+_HANDED_BACK = "form_of_who_left"
 _LARGEST = 3800  # bytes; a browser may drop a cookie of more than 4,096
 
 Answer = TypeVar("Answer", bound=Response)
@@ -63,6 +64,21 @@ def take_back(answer: Answer) -> Answer:
     """Make the browser forget the form: it waits no more."""
     answer.delete_cookie(_name(), path="/", secure=_is_https(), httponly=True, samesite="Lax")
     return answer
+
+
+def hand_back(kept: Kept) -> None:
+    """Let the form be drawn once with what was kept, for who left the queue and wants to change something."""
+    session[_HANDED_BACK] = {
+        "full_name": kept.full_name,
+        "email": kept.email,
+        "user_role": kept.user_role,
+        "company_name": kept.company_name,
+    }
+
+
+def handed_back() -> dict[str, str | None] | None:
+    """Return what was handed back since, once."""
+    return session.pop(_HANDED_BACK, None)
 
 
 def _name() -> str:

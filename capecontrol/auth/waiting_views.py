@@ -115,10 +115,13 @@ def keep_turn() -> Answer:
 @pages.post("/register/waiting/leave")
 @public
 def leave_queue() -> Answer:
-    """Give one's place up."""
+    """Give one's place up, and go back to the form with all that was typed but the password."""
     kept = waiting_cookie.read()
-    if kept is not None and kept.is_own:
-        waiting_room.leave(kept.ticket)
+    if kept is not None:
+        if kept.is_own:
+            waiting_room.leave(kept.ticket)
+        flash("You left the queue.")
+        waiting_cookie.hand_back(kept)
     return waiting_cookie.take_back(redirect(url_for("auth.register"), code=303))
 
 

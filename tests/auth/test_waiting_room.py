@@ -26,7 +26,7 @@ from capecontrol.web import rate_limits
 from tests.conftest import dispose, settings_for
 from tests.people import PASSWORD
 from tests.postgres import Databases
-from tests.visitor import Visitor
+from tests.visitor import Visitor, filled_in
 
 CROWD = (
     "INSERT INTO registration_tickets (id, email_mark, created_at) SELECT n, n, now() FROM generate_series(1, %s) AS n"
@@ -417,7 +417,7 @@ def test_two_at_once_at_one_turn_under_one_key_get_the_same_account(
     assert accounts[0][0] == 201
 
 
-def page_at_the_gate(app: Flask) -> Visitor:
+def page_at_the_gate(app: Flask, **fields: str) -> Visitor:
     """Return a visitor who has sent the form while the gate was full."""
     from tests.auth.test_views import FILLED, an_older_mark
 
@@ -425,7 +425,7 @@ def page_at_the_gate(app: Flask) -> Visitor:
     visitor.visit("/register")
     look_again()
     with full_gate():
-        visitor.send("/register", **{**FILLED, "rendered_at": an_older_mark()})
+        visitor.send("/register", **{**FILLED, "rendered_at": an_older_mark(), **fields})
     return visitor
 
 
@@ -473,8 +473,19 @@ def test_a_weak_password_at_ones_turn_is_said_and_costs_no_place(app: Flask) -> 
 
 
 def test_a_place_can_be_given_up(app: Flask, db_session: Session) -> None:
-    visitor = page_at_the_gate(app)
-    assert visitor.send("/register/waiting/leave").answer.request.path == "/register"
+    visitor = page_at_the_gate(app, user_role="developer", company_name="Dube and Daughters")
+    page = visitor.send("/register/waiting/leave")
+    assert page.answer.request.path == "/register"
+    assert "You left the queue." in page.words
+    assert filled_in(page.form("/register")).items() >= {
+        "full_name": "Lerato Dube",
+        "email": "lerato@example.com",
+        "user_role": "developer",
+        "company_name": "Dube and Daughters",
+        "password": "",
+    }.items()
+    page = visitor.visit("/register")
+    assert filled_in(page.form("/register"))["email"] == "", "it is handed back once"
     assert db_session.scalar(select(RegistrationTicket.left_at)) is not None
 
 
