@@ -18,16 +18,17 @@ const WAITING_PAGE = "[data-waiting]";
 let form;
 let email;
 let password;
+let button;
 
 function prepare() {
   form = document.querySelector(PAGE);
   email = form.elements.email;
   password = form.elements.password;
+  prepareSending();
   prepareAvailability();
   prepareStrength();
   focusErrorSummary();
   offerReveal();
-  prepareSending();
 }
 
 /* Availability: a hint while typing. It never stops anybody; the answer to the form itself is what counts. */
@@ -35,6 +36,7 @@ function prepare() {
 let availability;
 let pause;
 let question;
+let isFree = false;
 
 function say(text, tone = "", link = null) {
   availability.dataset.tone = tone;
@@ -87,7 +89,8 @@ async function ask(address) {
   const meant = answer.suggestion ? offer(answer.suggestion) : null;
   if (answer.available === true) {
     say(meant ? answer.message : availability.dataset.free, meant ? "" : "good", meant);
-    showSteps({ check: "done" });
+    isFree = true;
+    showCheck();
   } else if (answer.reason === "already_exists") say("This address already has an account.", "needs-you", signInLink());
   else if (answer.reason === "invalid_format") say(answer.message, "needs-you", meant);
   else say("");
@@ -95,12 +98,15 @@ async function ask(address) {
 
 function prepareAvailability() {
   availability = document.getElementById("email-availability");
+  // Drawn anew, the form has the address that was asked about; what the server says of it is newer.
+  if (email.hasAttribute("aria-invalid")) isFree = false;
   email.addEventListener("input", () => {
     clearTimeout(pause);
     question?.abort();
     question = undefined;
     say("");
-    showSteps({ check: "next" });
+    isFree = false;
+    showCheck();
     const address = email.value.trim();
     if (looksComplete(address)) pause = setTimeout(ask, TYPING_PAUSE, address);
   });
@@ -155,14 +161,22 @@ function mistakes() {
   return found;
 }
 
+/** The form is checked when its address is free and nothing of it is wrong any more. */
+function showCheck() {
+  if (!button.isTaken()) showSteps({ check: isFree && !mistakes().length ? "done" : "next" });
+}
+
 /* Sending. The page stays, and with it the password, until the server has said what came of it. */
 
 function prepareSending() {
-  const { take, giveBack, isTaken } = busyButton(form);
+  button = busyButton(form);
+  const { take, giveBack, isTaken } = button;
+  form.addEventListener("input", showCheck);
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
     if (isTaken()) return;
     const found = mistakes();
+    showCheck();
     if (found.length) {
       showErrorSummary(form, found);
       return;
@@ -235,3 +249,5 @@ function stop(trouble) {
 }
 
 prepare();
+// The browser, or the server, may have put the address in.
+if (looksComplete(email.value.trim()) && !email.hasAttribute("aria-invalid")) ask(email.value.trim());

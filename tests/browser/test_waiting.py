@@ -391,6 +391,9 @@ def test_a_place_can_be_given_up(context: BrowserContext, queue: LiveServer) -> 
     get_in_line(page, queue, "leaves@example.com")
     page.get_by_role("button", name="Leave the queue").click()
     expect(page).to_have_url(f"{queue.url}/register")
+    expect(page.get_by_text("You left the queue.")).to_be_visible()
+    expect(page.get_by_label("E-mail address")).to_have_value("leaves@example.com")
+    expect(page.locator("#email-availability")).to_contain_text("free")
     page.goto(f"{queue.url}/register/waiting")
     expect(page).to_have_url(f"{queue.url}/register")
 
@@ -738,6 +741,25 @@ def test_a_taken_address_comes_back_with_everything_and_another_one_will_do(
         expect_an_account(page, live_server, "thrice@example.com")
     finally:
         other.close()
+
+
+def test_the_form_is_checked_when_nothing_of_it_is_wrong(context: BrowserContext, live_server: LiveServer) -> None:
+    page = context.new_page()
+    page.goto(f"{live_server.url}/register")
+    check = page.locator('[data-step="check"]')
+    page.get_by_label("E-mail address").fill("checked@example.com")
+    expect(page.locator("#email-availability")).to_contain_text("free")
+    expect(check).to_have_attribute("data-state", "next")
+    page.get_by_role("button", name="Open my account").click()
+    expect(page.locator("[data-error-summary]").get_by_role("listitem")).to_have_count(3)
+    expect(check).to_have_attribute("data-state", "next")
+    page.get_by_label("Your name").fill("Thandi Nkosi")
+    page.get_by_label("Password", exact=True).fill(PASSWORD)
+    expect(check).to_have_attribute("data-state", "next")
+    page.get_by_role("checkbox").check()
+    expect(check).to_have_attribute("data-state", "done")
+    page.get_by_label("Your name").fill("")
+    expect(check).to_have_attribute("data-state", "next")
 
 
 def test_the_steps_follow_the_answers(context: BrowserContext, live_server: LiveServer) -> None:
