@@ -274,6 +274,28 @@ def test_who_is_told_to_ask_minutes_later_does_and_the_estimate_goes_on(
     wait_for_the_next_poll(page, polls, within=54)
 
 
+@pytest.mark.parametrize("width", [320, 390, 1280])
+def test_the_figures_stand_on_one_line_each_and_the_estimate_comes_first(
+    chromium: Browser, queue: LiveServer, width: int
+) -> None:
+    context = chromium.new_context(java_script_enabled=False, viewport={"width": width, "height": 844})
+    try:
+        page = context.new_page()
+        get_in_line(page, queue, f"figures{width}@example.com")
+        figures = page.locator(".queue__figures")
+        figures.evaluate("list => { list.querySelector('[data-before]').textContent = '4,000 people'; }")
+        expect(figures.locator("dt").first).to_have_text("Turn in about")
+        boxes = [figures.locator("dd").nth(number).bounding_box() for number in range(3)]
+        sizes = figures.evaluate("list => [...list.querySelectorAll('dd')].map(dd => [dd.scrollWidth, dd.clientWidth])")
+        assert all(needed <= given for needed, given in sizes), "nothing is wider than its place"
+        assert all(box and box["height"] < 48 for box in boxes), "nothing wraps"
+        assert boxes[1]["y"] == boxes[2]["y"]
+        assert (boxes[0]["y"] < boxes[1]["y"]) == (width < 1280)
+        check_width(page)
+    finally:
+        context.close()
+
+
 def test_without_javascript_the_page_refreshes_and_asks_for_the_password_again(
     chromium: Browser, queue: LiveServer
 ) -> None:
