@@ -3,7 +3,7 @@
 import contextlib
 import re
 
-from flask import Blueprint, current_app, flash, redirect, render_template, request, url_for
+from flask import Blueprint, current_app, flash, make_response, redirect, render_template, request, url_for
 from werkzeug.wrappers import Response
 
 from capecontrol import ids
@@ -26,13 +26,24 @@ from capecontrol.auth.waiting_cookie import Kept
 from capecontrol.config import current_settings
 from capecontrol.errors import DomainError, Invalid, RateLimited, RetryLater, SignInRequired
 from capecontrol.web import rate_limits
-from capecontrol.web.error_handlers import answers_outdated_form, status_of
+from capecontrol.web.error_handlers import OPEN_TOO_LONG, answers_outdated_form, status_of
 
 pages = Blueprint("auth", __name__)
 
 
+def _register_again(page: str | None) -> Response | None:
+    """Draw an outdated form of ours again with what was typed. Nothing is drawn for another site: its form comes
+    without cookies, and the session that a form needs would take the place of the person's own."""
+    if page is None:
+        return None
+    form = RegisterForm()
+    form.form_errors.append(_once_more())
+    return make_response(_again(form, 400, trouble=OPEN_TOO_LONG))
+
+
 @pages.route("/register", methods=["GET", "POST"])
 @public
+@answers_outdated_form(_register_again)
 def register() -> Answer:
     """Open an account and sign in; where accounts are private, take the form and send its writer to their mail."""
     form = RegisterForm()
@@ -130,8 +141,20 @@ def verify_email() -> Answer:
     return redirect(url_for("auth.sign_in"), code=303)
 
 
+def _sign_in_again(page: str | None) -> Response | None:
+    """Draw an outdated form of ours again with the address that was typed; of another site's, as above, nothing."""
+    if page is None:
+        return None
+    form = SignInForm()
+    form.next.data = safe_target(form.next.data)
+    return make_response(
+        render_template("auth/sign_in.html", form=form, refused=_once_more(), trouble=OPEN_TOO_LONG), 400
+    )
+
+
 @pages.route("/login", methods=["GET", "POST"])
 @public
+@answers_outdated_form(_sign_in_again)
 def sign_in() -> Answer:
     """Sign in and go where one was going."""
     form = SignInForm()
@@ -246,18 +269,30 @@ def _fresh(form: RegisterForm) -> str:
     return _drawn(form)
 
 
-def _again(form: RegisterForm, status: int) -> tuple[str, int]:
-    """Draw the form after a mistake: everything but the password is kept."""
+def _once_more() -> str:
+    """Return what to do with a form that was open for too long, or that a browser without cookies cannot send."""
+    words = "Please type your password and press the button once more."
+    if current_app.config["SESSION_COOKIE_NAME"] in request.cookies:
+        return words
+    return f"{words} If this comes up again, let your browser keep the cookies of this site."
+
+
+def _again(form: RegisterForm, status: int, *, trouble: str | None = None) -> tuple[str, int]:
+    """Draw the form after a mistake, or after `trouble` that was none: everything but the password is kept."""
     form.password.data = None
     form.fax_number.data = ""
     form.idempotency_key.data = form.idempotency_key.data or ids.new_id()
     form.rendered_at.data = automation.stamp(_secret_key())
-    return _drawn(form), status
+    return _drawn(form, trouble=trouble), status
 
 
-def _drawn(form: RegisterForm) -> str:
+def _drawn(form: RegisterForm, *, trouble: str | None = None) -> str:
     return render_template(
-        "auth/register.html", form=form, waiting=waiting_cookie.read(), is_private=current_settings().is_private
+        "auth/register.html",
+        form=form,
+        trouble=trouble,
+        waiting=waiting_cookie.read(),
+        is_private=current_settings().is_private,
     )
 
 

@@ -20,7 +20,7 @@ from capecontrol.extensions import db, login_manager
 
 View = TypeVar("View", bound=Callable[..., Any])
 Wording = Callable[[int, str], dict[str, Any]]
-OutdatedFormAnswer = Callable[[str | None], AnyResponse]
+OutdatedFormAnswer = Callable[[str | None], AnyResponse | None]
 
 log = structlog.get_logger("errors")
 
@@ -35,6 +35,8 @@ _STATUS: dict[type[errors.DomainError], int] = {
     errors.RateLimited: 429,
     errors.RetryLater: 503,
 }
+
+OPEN_TOO_LONG = "This page was open for too long"
 
 # What a person reads for a status that no rule of ours worded: a title, and what they can do.
 _WORDS = {
@@ -68,8 +70,9 @@ def words_errors(wording: Wording) -> Callable[[View], View]:
 
 
 def answers_outdated_form(answer: OutdatedFormAnswer) -> Callable[[View], View]:
-    """Let a view's form without a valid token be answered otherwise than by 400: `answer(page)` is given the page of
-    ours that the form came from, or None. It does nothing of what the form asks for, which another site may have sent.
+    """Let a view's form without a valid token be answered otherwise than by the error page: `answer(page)` is given the
+    page of ours that the form came from, or None, and may return None to leave it at that page. It does nothing of what
+    the form asks for, which another site may have sent.
     """
 
     def note(view: View) -> View:
@@ -98,14 +101,17 @@ def init_app(app: Flask) -> None:
         answer: OutdatedFormAnswer | None = getattr(_view(), "answers_outdated_form", None)
         if answer is not None:
             try:
-                return answer(_page_of_the_form())
+                own_answer = answer(_page_of_the_form())
             except SQLAlchemyError as error:
                 return database_in_trouble(error)
+            if own_answer is not None:
+                return own_answer
         if _lacks_somebody():
             return refused(errors.SignInRequired())
         return _answer(
             400,
-            detail="This form was open for too long or was not ours. Go back, load that page anew and send it again.",
+            title=OPEN_TOO_LONG,
+            detail="Nothing was done. Go back, load that page anew and send it again.",
             form_page=_page_of_the_form(),
         )
 
@@ -138,13 +144,15 @@ def init_app(app: Flask) -> None:
 def _answer(
     status: int,
     *,
+    title: str | None = None,
     detail: str | None = None,
     field_errors: dict[str, list[str]] | None = None,
     retry_after: int | None = None,
     headers: dict[str, str] | None = None,
     form_page: str | None = None,
 ) -> Response:
-    title, explanation = _WORDS.get(status, (HTTPStatus(status).phrase, "Please try again."))
+    usual_title, explanation = _WORDS.get(status, (HTTPStatus(status).phrase, "Please try again."))
+    title = title or usual_title
     if _wants_json():
         detail = detail or f"{title}. {explanation}"
         response = jsonify({"detail": detail, "errors": field_errors or {}, **_more(status, detail)})

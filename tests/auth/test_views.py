@@ -178,6 +178,71 @@ def test_a_form_without_its_token_is_refused(app: Flask, db_session: Session) ->
     assert db_session.scalar(select(func.count()).select_from(User)) == 0
 
 
+@pytest.mark.parametrize("has_session", [True, False], ids=["another session", "no session"])
+def test_an_outdated_registration_is_drawn_again_with_what_was_typed(
+    patient: Visitor, db_session: Session, has_session: bool
+) -> None:
+    if not has_session:
+        patient.client.delete_cookie("session")
+    patient.headers = {"Referer": "http://localhost/register"}
+    page = register(patient, status=400, csrf_token="outdated", company_name="Kelp & Co", user_role="developer")
+    kept = filled_in(page.form("/register"))
+    assert {name: kept.get(name) for name in ("full_name", "email", "company_name", "user_role", "terms")} == {
+        **{name: FILLED[name] for name in ("full_name", "email", "terms")},
+        "company_name": "Kelp & Co",
+        "user_role": "developer",
+    }
+    assert PASSWORD not in str(page)
+    assert page.find(attrs={"role": "alert"}).h2.get_text() == "This page was open for too long"
+    assert "Please type your password and press the button once more." in page.words
+    assert ("let your browser keep the cookies" in page.words) is not has_session
+    assert (names(db_session), db_session.scalar(select(func.count()).select_from(User))) == ([], 0)
+    assert "Sign in" in Visitor(patient.client.application).visit("/account").title.get_text()
+    patient.page = page
+    assert register(patient).answer.request.path == "/conversations", "the form works"
+
+
+@pytest.mark.parametrize("has_session", [True, False], ids=["another session", "no session"])
+def test_an_outdated_sign_in_is_drawn_again_and_signs_nobody_in(
+    app: Flask, person: Person, db_session: Session, has_session: bool
+) -> None:
+    visitor = Visitor(app, Referer="http://localhost/login?next=/account")
+    visitor.visit("/login?next=/account")
+    if not has_session:
+        visitor.client.delete_cookie("session")
+    filled = {"email": person.email, "password": PASSWORD, "remember": "y"}
+    page = visitor.send("/login", status=400, csrf_token="outdated", **filled)
+    kept = filled_in(page.form("/login"))
+    assert (kept["email"], kept["password"], kept["next"]) == (person.email, "", "/account")
+    assert "remember" in kept
+    assert page.find(attrs={"role": "alert"}).h2.get_text() == "This page was open for too long"
+    assert "Please type your password and press the button once more." in page.words
+    assert names(db_session) == ["user_registration"], "the person's own, before"
+    assert db_session.scalar(select(func.count()).select_from(UserSession)) == 0
+    page = visitor.send("/login", password=PASSWORD)
+    assert page.answer.request.path == "/account", "the form works"
+
+
+@pytest.mark.parametrize("path", ["/register", "/login"])
+@pytest.mark.parametrize("page", ["", "https://evil.test/", "http://localhost@evil.test/login"])
+def test_another_sites_form_is_not_drawn_and_leaves_the_persons_session_alone(app: Flask, path: str, page: str) -> None:
+    answer = app.test_client().post(path, data=FILLED, headers={"Referer": page})
+    assert answer.status_code == 400
+    assert FILLED["email"] not in answer.text
+    assert "Set-Cookie" not in answer.headers, "its session would take the place of the person's own"
+    shown = BeautifulSoup(answer.text, "html.parser")
+    assert shown.h1.get_text() == "This page was open for too long"
+    assert "Nothing was done." in shown.find("p", class_="lead").get_text()
+
+
+def test_an_outdated_sign_in_goes_on_to_no_other_site(app: Flask) -> None:
+    filled = {"email": "a@example.com", "next": "https://evil.test/"}
+    answer = app.test_client().post("/login", data=filled, headers={"Referer": "http://localhost/login"})
+    assert answer.status_code == 400
+    assert "a@example.com" in answer.text
+    assert "evil.test" not in answer.text
+
+
 def post_as_from(visitor: Visitor, page: str, action: str) -> TestResponse:
     """Send what a browser sends of a form whose token belongs to a session that is over."""
     return visitor.client.post(action, data={"csrf_token": "outdated"}, headers={"Referer": page})
