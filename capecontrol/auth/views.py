@@ -27,6 +27,7 @@ from capecontrol.config import current_settings
 from capecontrol.errors import DomainError, Invalid, RateLimited, RetryLater, SignInRequired
 from capecontrol.web import rate_limits
 from capecontrol.web.error_handlers import OPEN_TOO_LONG, answers_outdated_form, status_of
+from capecontrol.web.template_filters import wait
 
 pages = Blueprint("auth", __name__)
 
@@ -169,11 +170,18 @@ def sign_in() -> Answer:
     target = safe_target(form.next.data)
     form.next.data = target
     address = rate_limits.caller()
-    rate_limits.hold_to(rate_limits.SIGN_IN, who=address)  # before anything is recorded, also that a field is empty
+    try:
+        rate_limits.hold_to(rate_limits.SIGN_IN, who=address)  # before anything is recorded, also that a field is empty
+    except RateLimited as limit:
+        return _refused(form, _too_many("from here", limit))
     if not form.validate():
         signing_in.record_refused(form.email.data, method="page", reason="invalid_input", error=", ".join(form.errors))
         return render_template("auth/sign_in.html", form=form, refused=None), 422
-    rate_limits.hold_to(rate_limits.SIGN_IN_TO_ACCOUNT, who=f"{address}|{identity.account_bucket(form.email.data)}")
+    try:
+        account = identity.account_bucket(form.email.data)
+        rate_limits.hold_to(rate_limits.SIGN_IN_TO_ACCOUNT, who=f"{address}|{account}")
+    except RateLimited as limit:
+        return _refused(form, _too_many("for this account from here", limit))
     is_remembered = bool(form.remember.data)
     try:
         user, credential = signing_in.sign_in(
@@ -312,6 +320,10 @@ def _kept(form: RegisterForm) -> Kept:
         user_role=form.user_role.data,
         company_name=form.company_name.data or None,
     )
+
+
+def _too_many(what: str, limit: RateLimited) -> RateLimited:
+    return RateLimited(f"Too many tries {what}. Try again in {wait(limit.retry_after)}.", retry_after=limit.retry_after)
 
 
 def _refused(form: SignInForm, refusal: DomainError) -> Answer:

@@ -17,6 +17,7 @@ from werkzeug.wrappers import Response as AnyResponse
 from capecontrol import errors
 from capecontrol.database import in_safe_words, is_passing
 from capecontrol.extensions import db, login_manager
+from capecontrol.web.template_filters import wait
 
 View = TypeVar("View", bound=Callable[..., Any])
 Wording = Callable[[int, str], dict[str, Any]]
@@ -157,6 +158,10 @@ def _answer(
         detail = detail or f"{title}. {explanation}"
         response = jsonify({"detail": detail, "errors": field_errors or {}, **_more(status, detail)})
     else:
+        if status == 429 and retry_after is not None:
+            detail = f"Nothing was done. Please try again in {wait(retry_after)}."
+        if form_page is None and request.method == "POST" and (status == 429 or status >= 500):
+            form_page = _page_of_the_form()
         response = Response(_page(status, title, detail or explanation, form_page), mimetype="text/html")
     response.status_code = status
     response.headers.update(headers or {})

@@ -38,6 +38,11 @@ def plural(count: int, one: str, many: str | None = None) -> str:
     return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 
+def wait(seconds: int) -> str:
+    """Return how long to wait, "40 seconds" or "4 minutes"; never less than it is."""
+    return plural(seconds, "second") if seconds < 60 else plural(-(-seconds // 60), "minute")
+
+
 def markdown(text: Any) -> Markup:
     """Return markdown as safe HTML."""
     return Markup(rendering.render(str(text or "")))  # noqa: S704 -- cleaned by nh3 inside render

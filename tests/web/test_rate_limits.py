@@ -4,6 +4,7 @@ import time
 from threading import Thread
 
 import pytest
+from bs4 import BeautifulSoup
 from flask import Flask
 from sqlalchemy import event, select, text
 
@@ -12,9 +13,10 @@ from capecontrol.audit.models import AuditLog
 from capecontrol.database import AUDIT, short_transaction
 from capecontrol.extensions import db
 from capecontrol.web import rate_limits
+from capecontrol.web.template_filters import wait
 from tests.conftest import dispose, settings_for
 from tests.postgres import Databases
-from tests.visitor import Visitor
+from tests.visitor import Visitor, filled_in
 
 ANYBODY = {"email": "a@example.com", "password": "wrong-wrong-wrong"}
 
@@ -63,7 +65,19 @@ def test_a_person_gets_a_page(two_processes: list[Flask]) -> None:
         visitor.send("/login", status=401, **ANYBODY)
     visitor.visit("/login")
     page = visitor.send("/login", status=429, **ANYBODY)
-    assert page.answer.headers["Retry-After"]
+    left = int(page.answer.headers["Retry-After"])
+    told = page.find(attrs={"role": "alert"}).p.get_text()
+    assert told == f"Too many tries for this account from here. Try again in {wait(left)}."
+    kept = filled_in(page.form("/login"))
+    assert (kept["email"], kept["password"]) == (ANYBODY["email"], "")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(1, "1 second"), (59, "59 seconds"), (60, "1 minute"), (61, "2 minutes"), (240, "4 minutes"), (600, "10 minutes")],
+)
+def test_nobody_is_told_to_come_back_too_early(seconds: int, words: str) -> None:
+    assert wait(seconds) == words
 
 
 def test_a_form_with_a_mistake_counts_before_it_is_recorded(
@@ -73,10 +87,36 @@ def test_a_form_with_a_mistake_counts_before_it_is_recorded(
     visitor = Visitor(two_processes[0])
     for status in (422, 422, 429, 429):
         visitor.visit("/login")
-        visitor.send("/login", status=status, email="", password="")
+        page = visitor.send("/login", status=status, email="", password="")
+    assert "Too many tries from here. Try again in " in page.words
     with two_processes[0].app_context():
         refusals = db.session.scalars(select(AuditLog).where(AuditLog.event_type == "user_login_failed")).all()
         assert [row.event_metadata["reason"] for row in refusals] == ["invalid_input"] * 2
+
+
+@pytest.mark.parametrize(
+    ("came_from", "words", "leads_to"),
+    [
+        ("http://localhost/verify-email?token=abc", "Back to the form", "/verify-email?token=abc"),
+        ("https://evil.test/verify-email", "To the front page", "/"),
+    ],
+)
+def test_where_no_form_can_be_drawn_a_page_says_how_long_and_leads_back(
+    two_processes: list[Flask], monkeypatch: pytest.MonkeyPatch, came_from: str, words: str, leads_to: str
+) -> None:
+    monkeypatch.setattr(rate_limits, "VERIFY_EMAIL", rate_limits.Limit("verify_email", hits=0, seconds=600))
+    visitor = Visitor(two_processes[0])
+    token = filled_in(visitor.visit("/login").form("/login"))["csrf_token"]
+    answer = visitor.client.post("/verify-email", data={"csrf_token": token}, headers={"Referer": came_from})
+    assert answer.status_code == 429
+    page = BeautifulSoup(answer.text, "html.parser")
+    left = int(answer.headers["Retry-After"])
+    assert page.h1.get_text() == "A little too often"
+    assert page.find("p", class_="lead").get_text() == f"Nothing was done. Please try again in {wait(left)}."
+    button = page.select_one(".actions a")
+    assert (button.get_text(strip=True), button["href"]) == (words, leads_to)
+    if leads_to == "/":
+        assert button.svg is None, "an arrow back would say that something is undone"
 
 
 def test_the_availability_check_answers_in_its_own_words(
