@@ -55,7 +55,7 @@ def register() -> Answer:
     try:
         rate_limits.hold_to(rate_limits.REGISTER, who=rate_limits.caller())
     except RateLimited as busy:
-        return _busy(form, busy)
+        return _busy(form, _too_many("from here", busy))
     suspicion = automation.suspicion(
         trap=form.fax_number.data or "", mark=form.rendered_at.data or "", secret_key=_secret_key()
     )
@@ -291,14 +291,15 @@ def _again(form: RegisterForm, status: int, *, trouble: str | None = None) -> tu
     form.fax_number.data = ""
     form.idempotency_key.data = form.idempotency_key.data or ids.new_id()
     form.rendered_at.data = automation.stamp(_secret_key())
-    return _drawn(form, trouble=trouble), status
+    return _drawn(form, trouble=trouble, is_busy=status in (429, 503)), status
 
 
-def _drawn(form: RegisterForm, *, trouble: str | None = None) -> str:
+def _drawn(form: RegisterForm, *, trouble: str | None = None, is_busy: bool = False) -> str:
     return render_template(
         "auth/register.html",
         form=form,
         trouble=trouble,
+        is_busy=is_busy,
         waiting=waiting_cookie.read(),
         is_private=current_settings().is_private,
     )
@@ -306,8 +307,10 @@ def _drawn(form: RegisterForm, *, trouble: str | None = None) -> str:
 
 def _busy(form: RegisterForm, busy: RetryLater) -> tuple[str, int, dict[str, str]]:
     """Draw the form with all that was typed, and say in words that it was not this time."""
-    form.form_errors.append(f"Your account is not open yet. {busy.detail}")
-    return *_again(form, status_of(busy)), {"Retry-After": str(busy.retry_after)}
+    form.form_errors.append(busy.detail)
+    return *_again(form, status_of(busy), trouble="Your account is not open yet"), {
+        "Retry-After": str(busy.retry_after)
+    }
 
 
 def _kept(form: RegisterForm) -> Kept:

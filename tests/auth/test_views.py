@@ -568,10 +568,16 @@ def test_a_rate_limit_keeps_what_was_typed(app: Flask, patient: Visitor, monkeyp
     def refuse(*_arguments: object, **_more: object) -> None:
         raise RateLimited(retry_after=7)
 
+    told = register(patient, status=422, email="").find(attrs={"role": "alert"})
+    assert told.h2.get_text() == "Please look at this again"
     monkeypatch.setattr("capecontrol.web.rate_limits.hold_to", refuse)
     page = register(patient, status=429)
     assert page.find("input", id="full_name")["value"] == "Lerato Dube"
     assert page.answer.headers["Retry-After"] == "7"
+    told = page.find(attrs={"role": "alert"})
+    assert told.h2.get_text() == "Your account is not open yet", "nothing is wrong with what was filled in"
+    assert [line.get_text() for line in told.find_all("li")] == ["Too many tries from here. Try again in 7 seconds."]
+    assert "type your password again" in told.find("p", class_="without-js").get_text()
 
 
 def test_a_busy_database_keeps_what_was_typed_and_is_recorded(

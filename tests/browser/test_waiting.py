@@ -629,7 +629,7 @@ def test_a_form_sent_too_often_comes_back_with_its_password(
     fill_in(page, server, "often@example.com")
     use_up_the_registrations(server)
     page.get_by_role("button", name="Open my account").click()
-    expect(page.get_by_role("alert").first).to_contain_text("Your account is not open yet.")
+    expect(page.get_by_role("alert").first).to_contain_text("Your account is not open yet")
     expect(page.get_by_label("Password", exact=True)).to_have_value(PASSWORD)
     expect(page.locator("#password-strength")).to_contain_text("trong")
     execute(server, "DELETE FROM rate_limit_counters")
