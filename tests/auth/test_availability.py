@@ -9,6 +9,7 @@ from contextlib import closing
 import psycopg2
 import pytest
 import structlog
+from bs4 import BeautifulSoup
 from flask import Flask
 from flask.testing import FlaskClient
 from sqlalchemy import select, text
@@ -82,6 +83,11 @@ def test_an_account_with_an_odd_address_is_no_mistake(app: Flask, client: FlaskC
 
 def test_nothing_is_suggested_where_nothing_is_odd(client: FlaskClient) -> None:
     assert check(client, FREE) == {"available": True, "message": "This address is available."}
+
+
+def test_the_form_says_it_in_the_servers_words(client: FlaskClient) -> None:
+    form = BeautifulSoup(client.get("/register").text, "html.parser")
+    assert form.find(id="email-availability")["data-free"] == check(client, FREE)["message"]
 
 
 def test_the_older_page_is_asked_too(client: FlaskClient) -> None:
