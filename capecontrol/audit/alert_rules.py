@@ -67,7 +67,7 @@ class Sign:
 BRUTE_FORCE = Rule(
     "brute_force",
     "Somebody guesses a password",
-    "Tries are slowed down by themselves. If they go on, ask the person to choose a new password.",
+    "Tries are slowed down by themselves. If one succeeds, ask the person to end the sessions they do not know.",
     threshold=10,
     within=timedelta(minutes=15),
 )

@@ -1,8 +1,10 @@
 """Alerts open exactly once for what needs somebody, whatever repeats or races, and never for normal life."""
 
+import re
 import threading
 from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -40,6 +42,16 @@ def watch(app: Flask) -> Watch:
 
     watched()
     return watched
+
+
+def test_nothing_is_advised_that_the_product_cannot_do(app: Flask) -> None:
+    """There is no page for choosing another password, and neither an alert nor a mail may send people there."""
+    pages = {rule.rule for rule in app.url_map.iter_rules()}
+    assert not [page for page in pages if "password" in page and not page.startswith("/api/")]
+    mails = Path(app.root_path).parent.joinpath("templates", "mail").iterdir()
+    for advice in [rule.advice for rule in alert_rules.RULES.values()] + [mail.read_text() for mail in mails]:
+        assert not re.search(r"(choose|set) a\s+new\s+password|change\s+your\s+password", advice)
+    assert "end the sessions they do not know" in alert_rules.BRUTE_FORCE.advice
 
 
 def fail(session: Session, person: Person | None = None, *, seconds_ago: float = 5, **columns: Any) -> AuditLog:
