@@ -331,7 +331,7 @@ def _too_many(what: str, limit: RateLimited) -> RateLimited:
 
 def _refused(form: SignInForm, refusal: DomainError) -> Answer:
     status = status_of(refusal)
-    page = render_template("auth/sign_in.html", form=form, refused=refusal.detail)
+    page = render_template("auth/sign_in.html", form=form, refused=refusal.detail, offers_help=status in (401, 429))
     retry_after = getattr(refusal, "retry_after", None)
     return page, status, {"Retry-After": str(retry_after)} if retry_after else {}
 

@@ -354,6 +354,20 @@ def test_a_wrong_password_and_an_unknown_address_read_the_same(app: Flask, perso
     assert {row.event_metadata["reason"] for row in failures} == {"wrong_password_or_closed", "unknown_address"}
 
 
+def test_who_forgot_the_password_is_led_to_what_helps(app: Flask, person: Person) -> None:
+    def links(place) -> list[str]:
+        return [link["href"] for link in place.find_all("a", string="I forgot my password")]
+
+    visitor = Visitor(app)
+    assert links(visitor.visit("/login").form("/login")) == ["/help/forgotten-password"]
+    page = visitor.send("/login", status=401, email=person.email, password="wrong-wrong-wrong")
+    assert links(page.find(attrs={"role": "alert"})) == ["/help/forgotten-password"]
+    visitor.visit("/help/forgotten-password")
+    visitor.visit("/login")
+    page = visitor.send("/login", status=422, email=person.email, password="")
+    assert links(page.find(attrs={"role": "alert"})) == [], "an empty field is no forgotten password"
+
+
 def test_a_closed_account_cannot_sign_in(app: Flask, person: Person, db_session: Session) -> None:
     db_session.execute(update(User).values(is_active=False))
     db_session.commit()
