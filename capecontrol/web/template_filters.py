@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Any
 
 from flask import Flask
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from capecontrol import clock
 from capecontrol.web import rendering
@@ -18,6 +18,7 @@ def init_app(app: Flask) -> None:
     app.add_template_filter(exact)
     app.add_template_filter(plural)
     app.add_template_filter(markdown)
+    app.add_template_filter(breakable)
     app.context_processor(lambda: {"now": clock.now()})
 
 
@@ -41,6 +42,11 @@ def plural(count: int, one: str, many: str | None = None) -> str:
 def wait(seconds: int) -> str:
     """Return how long to wait, "40 seconds" or "4 minutes"; never less than it is."""
     return plural(seconds, "second") if seconds < 60 else plural(-(-seconds // 60), "minute")
+
+
+def breakable(text: Any) -> Markup:
+    """Return text whose lines may break behind an "@", where an e-mail address is best divided."""
+    return escape(text).replace("@", Markup("@<wbr>"))
 
 
 def markdown(text: Any) -> Markup:

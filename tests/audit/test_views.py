@@ -93,6 +93,17 @@ def test_an_erased_account_was_somebody(staff: Visitor, db_session: Session) -> 
     assert "Person an erased account" in staff.visit(f"/audit/{row.event_id}").words
 
 
+def test_an_address_breaks_behind_its_at_and_nowhere_else(staff: Visitor, db_session: Session) -> None:
+    email = "<b>&thandi@example.com"
+    row = make_event(db_session, event_type="user_login_failed", success=False, user_email=email)
+    staff.visit("/audit")
+    shown = staff.page.answer.text.split(f'data-event="{row.event_id}"')[1].split("</tr>")[0]
+    assert shown.count("&lt;b&gt;&amp;thandi@<wbr>example.com") == 2, "in the sentence and as the person"
+    staff.visit("/audit/statistics")
+    assert "&lt;b&gt;&amp;thandi@<wbr>example.com" in staff.page.answer.text
+    assert "<b>" not in staff.page.answer.text
+
+
 def test_names_and_addresses_are_shown_as_text(staff: Visitor, db_session: Session) -> None:
     row = make_event(
         db_session,
