@@ -1,0 +1,31 @@
+"""What a page shows, and where: on a phone, in a low window, in high contrast, and beside a mistake."""
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page, expect
+
+from tests.browser import walk
+from tests.live_server import LiveServer
+
+pytestmark = pytest.mark.browser
+LIVE_SERVER = {"worker": False, "WEB_CONCURRENCY": "1"}
+STAFF = "look@example.com"
+WIDE, PHONE, LOW = {"width": 1280, "height": 900}, {"width": 390, "height": 844}, {"width": 1280, "height": 400}
+
+
+@pytest.mark.parametrize("size", [WIDE, PHONE, LOW], ids=["wide", "phone", "low"])
+def test_what_a_summary_leads_to_stands_there_with_its_label(
+    context: BrowserContext, live_server: LiveServer, size: dict[str, int]
+) -> None:
+    page = context.new_page()
+    page.set_viewport_size(size)
+    page.goto(f"{live_server.url}/register")
+    page.get_by_role("button", name="Open my account").click()
+    for field in ("full_name", "email", "password", "terms"):
+        page.evaluate("scrollTo(0, document.body.scrollHeight)")
+        page.locator(f"[data-error-summary] a[href='#{field}']").evaluate("link => link.click()")
+        page.wait_for_timeout(100)
+        for seen in (f"label[for={field}]", f"#{field}"):
+            box = page.locator(seen).bounding_box()
+            assert box is not None
+            assert box["y"] >= 0, f"{seen} is above the window"
+            assert box["y"] + box["height"] <= size["height"], f"{seen} is below the window"
