@@ -12,6 +12,13 @@ STAFF = "look@example.com"
 WIDE, PHONE, LOW = {"width": 1280, "height": 900}, {"width": 390, "height": 844}, {"width": 1280, "height": 400}
 
 
+def style(page: Page, selector: str, name: str, pseudo: str | None = None) -> str:
+    """Return a property as the browser computed it."""
+    return page.locator(selector).first.evaluate(
+        "(element, [name, pseudo]) => getComputedStyle(element, pseudo).getPropertyValue(name)", [name, pseudo]
+    )
+
+
 @pytest.mark.parametrize("size", [WIDE, PHONE, LOW], ids=["wide", "phone", "low"])
 def test_what_a_summary_leads_to_stands_there_with_its_label(
     context: BrowserContext, live_server: LiveServer, size: dict[str, int]
@@ -29,3 +36,17 @@ def test_what_a_summary_leads_to_stands_there_with_its_label(
             assert box is not None
             assert box["y"] >= 0, f"{seen} is above the window"
             assert box["y"] + box["height"] <= size["height"], f"{seen} is below the window"
+
+
+def test_what_is_to_come_looks_like_nothing_to_choose(context: BrowserContext, live_server: LiveServer) -> None:
+    page = context.new_page()
+    page.goto(f"{live_server.url}/register")
+    step = "[data-step=secure] .steps__dot"
+    assert style(page, step, "border-top-color") == "rgba(0, 0, 0, 0)"
+    assert style(page, step, "width", "::before") == "10px"
+    password, meter = page.get_by_label("Password", exact=True), page.locator(".strength__meter")
+    expect(meter).to_be_hidden()
+    password.fill("a")
+    expect(meter).to_be_visible()
+    password.fill("")
+    expect(meter).to_be_hidden()
