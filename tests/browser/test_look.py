@@ -12,6 +12,13 @@ STAFF = "look@example.com"
 WIDE, PHONE, LOW = {"width": 1280, "height": 900}, {"width": 390, "height": 844}, {"width": 1280, "height": 400}
 
 
+@pytest.fixture(scope="module")
+def staff(live_server: LiveServer) -> str:
+    """Open the account of an administrator and return its address."""
+    walk.make_administrator(live_server, STAFF)
+    return STAFF
+
+
 def style(page: Page, selector: str, name: str, pseudo: str | None = None) -> str:
     """Return a property as the browser computed it."""
     return page.locator(selector).first.evaluate(
@@ -50,3 +57,22 @@ def test_what_is_to_come_looks_like_nothing_to_choose(context: BrowserContext, l
     expect(meter).to_be_visible()
     password.fill("")
     expect(meter).to_be_hidden()
+
+
+@pytest.mark.parametrize("size", [WIDE, PHONE], ids=["wide", "phone"])
+def test_ready_made_searches_are_folded_up_on_a_phone(
+    chromium: Browser, live_server: LiveServer, staff: str, size: dict[str, int]
+) -> None:
+    with chromium.new_context(viewport=size) as context:
+        page = context.new_page()
+        walk.sign_in(page, live_server.url, staff, lambda _name: None)
+        page.goto(f"{live_server.url}/audit")
+        search, fold = page.get_by_role("link", name="Access denied"), page.get_by_text("Ready-made searches")
+        if size is PHONE:
+            expect(search).to_have_count(0)
+            fold.click()
+        else:
+            expect(fold).to_be_hidden()
+        expect(search).to_have_count(1)
+        search.click()
+        expect(page.get_by_label("Search the audit log")).to_have_value("event:access_denied")
