@@ -76,3 +76,26 @@ def test_ready_made_searches_are_folded_up_on_a_phone(
         expect(search).to_have_count(1)
         search.click()
         expect(page.get_by_label("Search the audit log")).to_have_value("event:access_denied")
+
+
+@pytest.mark.parametrize("size", [WIDE, PHONE], ids=["wide", "phone"])
+def test_a_help_page_is_read_in_the_order_it_is_seen_in(
+    context: BrowserContext, live_server: LiveServer, size: dict[str, int]
+) -> None:
+    page = context.new_page()
+    page.set_viewport_size(size)
+    page.goto(f"{live_server.url}/help/passwords")
+    link = page.get_by_role("link", name="Changing your password")
+    if size is PHONE:
+        expect(link).to_have_count(0)
+        page.get_by_text("On this page").locator("visible=true").click()
+        title, entry = page.get_by_role("heading", level=1).bounding_box(), link.bounding_box()
+        assert title is not None
+        assert entry is not None
+        assert title["y"] < entry["y"] < 844, "the title comes first, then the list"
+    expect(link).to_have_count(1)
+    assert page.evaluate("getComputedStyle(document.querySelector('.reading__contents')).order") == "0", (
+        "the eye and a screen reader meet the same things in the same order"
+    )
+    link.click()
+    expect(page).to_have_url(f"{live_server.url}/help/passwords#changing-your-password")
