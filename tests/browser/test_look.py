@@ -99,3 +99,20 @@ def test_a_help_page_is_read_in_the_order_it_is_seen_in(
     )
     link.click()
     expect(page).to_have_url(f"{live_server.url}/help/passwords#changing-your-password")
+
+
+def test_high_contrast_keeps_what_colour_alone_tells(chromium: Browser, live_server: LiveServer, staff: str) -> None:
+    with chromium.new_context(forced_colors="active") as context:
+        page = context.new_page()
+        page.goto(f"{live_server.url}/register")
+        page.get_by_label("Password", exact=True).fill("a few words in a row")
+        page.evaluate("document.querySelector('[data-step=secure]').dataset.state = 'now'")
+        ground = style(page, "body", "background-color")
+        assert style(page, "[data-step=secure] .steps__dot", "background-color", "::before") != ground
+        assert style(page, ".strength__meter", "forced-color-adjust") == "none"
+        walk.sign_in(page, live_server.url, staff, lambda _name: None)
+        page.goto(f"{live_server.url}/audit/statistics")
+        assert style(page, ".shelves a[aria-current]", "border-bottom-color") != ground
+        assert style(page, ".shelves a:not([aria-current])", "border-bottom-color") == ground
+        done, refused = (style(page, f".chart__swatch--{name}", "background-color") for name in ("done", "refused"))
+        assert len({done, refused, ground}) == 3
