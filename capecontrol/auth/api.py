@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
+from urllib.parse import parse_qs
 
 from flask import Blueprint, Response, jsonify, request
 
@@ -46,7 +47,7 @@ from capecontrol.config import current_settings
 from capecontrol.errors import Invalid, NotReadable, RateLimited, UnsupportedContent
 from capecontrol.web import rate_limits
 from capecontrol.web.error_handlers import words_errors
-from capecontrol.web.json_requests import check_shape, idempotency_key, read_json, read_query, text_in_body
+from capecontrol.web.json_requests import check_shape, idempotency_key, read_json, text_in_body
 from capecontrol.web.openapi import LONGEST_TICKET, describes
 from capecontrol.web.rate_limits import limited
 
@@ -82,6 +83,13 @@ OLDER: dict[int, Any] = {201: OlderRegistrationAnswer, 202: OlderAppliedAnswer, 
 opens_account = partial(describes, body=RegistrationBody, takes_idempotency_key=True, takes_ticket="optional")
 
 
+def _query_as_sent() -> dict[str, str]:
+    """Return the query string's first value of each name: empty where it is, as in the twin's JSON, and with U+FFFD for
+    bytes that are no text, of which werkzeug makes the signs "%FF", an address like any other."""
+    sent = parse_qs(request.query_string.decode("utf-8", "replace"), keep_blank_values=True, errors="replace")
+    return {name: values[0] for name, values in sent.items()}
+
+
 @endpoints.get("/auth/v2/validate-email")
 @public
 @describes(
@@ -92,7 +100,7 @@ opens_account = partial(describes, body=RegistrationBody, takes_idempotency_key=
 @words_errors(_unchecked)
 def validate_email() -> Response:
     """V1."""
-    return _availability(lambda: read_query(EmailQuery).email)
+    return _availability(lambda: check_shape(EmailQuery, _query_as_sent()).email)
 
 
 @endpoints.post("/auth/v2/validate-email")

@@ -65,6 +65,8 @@ def parse(text: str) -> EmailAddress:
         raise ValueError("Enter your e-mail address.")
     if len(text) > LONGEST:
         raise ValueError(f"This address is too long: at most {LONGEST} characters.")
+    if "\ufffd" in text:  # what stands for bytes that are no text: nobody's address, and not what was sent
+        raise ValueError("A character of this address could not be read. Please type it again.")
     try:
         if plain := _PLAIN.fullmatch(text):
             local = plain["local"]

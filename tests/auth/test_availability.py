@@ -85,6 +85,22 @@ def test_nothing_is_suggested_where_nothing_is_odd(client: FlaskClient) -> None:
     assert check(client, FREE) == {"available": True, "message": "This address is available."}
 
 
+@pytest.mark.parametrize("email", ["", "   "])
+def test_an_empty_address_gets_one_answer_by_both_methods(client: FlaskClient, email: str) -> None:
+    asked = [client.get(PATH, query_string={"email": email}), client.post(PATH, json={"email": email})]
+    answer = {"available": False, "reason": "invalid_format", "message": "Enter your e-mail address."}
+    assert [(got.status_code, got.json) for got in asked] == [(200, answer)] * 2
+    assert [client.get(PATH).status_code, client.post(PATH, json={}).status_code] == [422] * 2, (
+        "a mistake of the client"
+    )
+
+
+def test_an_address_that_cannot_be_read_is_none(client: FlaskClient) -> None:
+    answer = client.get(f"{PATH}?email=%ff%fe@example.org").json
+    assert (answer["available"], answer["reason"]) == (False, "invalid_format")
+    assert answer["message"] == "A character of this address could not be read. Please type it again."
+
+
 def test_the_form_says_it_in_the_servers_words(client: FlaskClient) -> None:
     form = BeautifulSoup(client.get("/register").text, "html.parser")
     assert form.find(id="email-availability")["data-free"] == check(client, FREE)["message"]

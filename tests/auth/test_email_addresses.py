@@ -24,7 +24,20 @@ def test_an_address_has_a_normal_form_and_a_key(typed: str, address: str, key: s
 
 @pytest.mark.parametrize(
     "typed",
-    ["", " ", "a", "a@", "@b", "a b@example.com", "a@b", "a@@example.com", "a@exa_mple.com", "a@.com", "a\n@b.com"],
+    [
+        "",
+        " ",
+        "a",
+        "a@",
+        "@b",
+        "a b@example.com",
+        "a@b",
+        "a@@example.com",
+        "a@exa_mple.com",
+        "a@.com",
+        "a\n@b.com",
+        "\ufffd\ufffd@example.com",
+    ],
 )
 def test_what_is_no_address_is_refused_in_words(typed: str) -> None:
     with pytest.raises(ValueError, match=r"\w+ \w+"):
