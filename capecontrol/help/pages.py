@@ -27,7 +27,7 @@ HELP_FOLDER = Path(__file__).resolve().parents[2] / "templates" / "help"
 _SLUG = re.compile(r"[a-z][a-z0-9]*(?:-[a-z0-9]+)*")
 _ASKED = re.compile(r"<!-- asked: (.+) -->")
 _FRONT_MATTER = ("title", "summary", "order")
-_SECTIONS = range(3, 8)
+_SECTIONS = range(3, 9)
 _QUESTIONS = range(3, 11)
 
 

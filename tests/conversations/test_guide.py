@@ -106,6 +106,8 @@ def test_a_long_paragraph_is_cut_after_a_sentence_and_outside_of_marks() -> None
         ("What can the Guide do?", "how-answers-are-made#who-answers-your-questions"),
         ("Can I get a deleted conversation back?", "organising-conversations#bringing-back-a-deleted-conversation"),
         ("Who can read my conversations?", "privacy#who-can-read-your-conversations"),
+        ("Why am I in a queue when opening an account?", "opening-an-account#when-many-people-come-at-once"),
+        ("My turn passed while I was away", "opening-an-account#when-many-people-come-at-once"),
     ],
 )
 def test_the_questions_that_pages_offer_are_answered_by_the_right_section_first(ask, question: str, best: str) -> None:

@@ -25,6 +25,11 @@ ANSWERABLE: list[tuple[str, tuple[str, ...]]] = [
     ),
     ("When will I receive the verification email?", ("opening-an-account#no-confirmation-mail",)),
     ("is my email with a + in it ok", ("opening-an-account#my-e-mail-address-is-refused",)),
+    ("Why am I in a queue when opening an account?", ("opening-an-account#when-many-people-come-at-once",)),
+    ("what does it mean that I am 17th in line", ("opening-an-account#when-many-people-come-at-once",)),
+    ("how long must I wait in the waiting room to register", ("opening-an-account#when-many-people-come-at-once",)),
+    ("I missed my turn in the queue", ("opening-an-account#when-many-people-come-at-once",)),
+    ("why does the queue ask for my password a second time", ("opening-an-account#when-many-people-come-at-once",)),
     ("I pressed register two times, did I get two accounts?", ("opening-an-account#did-my-registration-go-through",)),
     (
         "How many characters should the password have?",
