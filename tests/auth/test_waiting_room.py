@@ -477,13 +477,16 @@ def test_a_place_can_be_given_up(app: Flask, db_session: Session) -> None:
     page = visitor.send("/register/waiting/leave")
     assert page.answer.request.path == "/register"
     assert "You left the queue." in page.words
-    assert filled_in(page.form("/register")).items() >= {
-        "full_name": "Lerato Dube",
-        "email": "lerato@example.com",
-        "user_role": "developer",
-        "company_name": "Dube and Daughters",
-        "password": "",
-    }.items()
+    assert (
+        filled_in(page.form("/register")).items()
+        >= {
+            "full_name": "Lerato Dube",
+            "email": "lerato@example.com",
+            "user_role": "developer",
+            "company_name": "Dube and Daughters",
+            "password": "",
+        }.items()
+    )
     page = visitor.visit("/register")
     assert filled_in(page.form("/register"))["email"] == "", "it is handed back once"
     assert db_session.scalar(select(RegistrationTicket.left_at)) is not None
@@ -928,9 +931,7 @@ def test_without_scripts_a_full_gate_at_ones_turn_is_said(app: Flask) -> None:
     assert "It is your turn" in page.words
 
 
-def test_without_scripts_the_page_can_be_read_before_it_loads_anew(
-    app: Flask, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_scripts_the_page_can_be_read_before_it_loads_anew(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
     no_turns(monkeypatch)
     page = page_at_the_gate(app).page
     assert page.find("meta", {"http-equiv": "refresh"})["content"].startswith("10; ")
