@@ -88,7 +88,7 @@ async function ask(address) {
   if (mine !== question || address !== email.value.trim()) return;
   const meant = answer.suggestion ? offer(answer.suggestion) : null;
   if (answer.available === true) {
-    say(meant ? answer.message : availability.dataset.free, meant ? "" : "good", meant);
+    say(meant ? `Did you mean ${answer.suggestion}?` : availability.dataset.free, meant ? "" : "good", meant);
     isFree = true;
     showCheck();
   } else if (answer.reason === "already_exists") say("This address already has an account.", "needs-you", signInLink());
