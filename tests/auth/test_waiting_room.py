@@ -477,16 +477,9 @@ def test_a_place_can_be_given_up(app: Flask, db_session: Session) -> None:
     page = visitor.send("/register/waiting/leave")
     assert page.answer.request.path == "/register"
     assert "You left the queue." in page.words
-    assert (
-        filled_in(page.form("/register")).items()
-        >= {
-            "full_name": "Lerato Dube",
-            "email": "lerato@example.com",
-            "user_role": "developer",
-            "company_name": "Dube and Daughters",
-            "password": "",
-        }.items()
-    )
+    back = filled_in(page.form("/register"))
+    assert (back["full_name"], back["email"], back["password"]) == ("Lerato Dube", "lerato@example.com", "")
+    assert (back["user_role"], back["company_name"]) == ("developer", "Dube and Daughters")
     page = visitor.visit("/register")
     assert filled_in(page.form("/register"))["email"] == "", "it is handed back once"
     assert db_session.scalar(select(RegistrationTicket.left_at)) is not None
