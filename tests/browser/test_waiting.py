@@ -415,7 +415,7 @@ def test_a_place_can_be_given_up(context: BrowserContext, queue: LiveServer) -> 
     expect(page).to_have_url(f"{queue.url}/register")
     expect(page.get_by_text("You left the queue.")).to_be_visible()
     expect(page.get_by_label("E-mail address")).to_have_value("leaves@example.com")
-    expect(page.locator("#email-availability")).to_contain_text("free")
+    expect(page.locator("#email-availability")).to_contain_text("available")
     page.goto(f"{queue.url}/register/waiting")
     expect(page).to_have_url(f"{queue.url}/register")
 
@@ -757,7 +757,7 @@ def test_a_taken_address_comes_back_with_everything_and_another_one_will_do(
         expect(page.locator("#password-strength")).to_contain_text("trong")
         # The new form behaves as the first one did.
         page.get_by_label("E-mail address").fill("thrice@example.com")
-        expect(page.locator("#email-availability")).to_contain_text("free")
+        expect(page.locator("#email-availability")).to_contain_text("available")
         page.wait_for_timeout(1100)
         page.get_by_role("button", name="Open my account").click()
         expect_an_account(page, live_server, "thrice@example.com")
@@ -770,7 +770,7 @@ def test_the_form_is_checked_when_nothing_of_it_is_wrong(context: BrowserContext
     page.goto(f"{live_server.url}/register")
     check = page.locator('[data-step="check"]')
     page.get_by_label("E-mail address").fill("checked@example.com")
-    expect(page.locator("#email-availability")).to_contain_text("free")
+    expect(page.locator("#email-availability")).to_contain_text("available")
     expect(check).to_have_attribute("data-state", "next")
     page.get_by_role("button", name="Open my account").click()
     expect(page.locator("[data-error-summary]").get_by_role("listitem")).to_have_count(3)
