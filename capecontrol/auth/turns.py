@@ -45,12 +45,11 @@ _AROUND_A_HASH_IN_A_STORM_SECONDS = 0.04
 _PACE_OVER_SECONDS = 10
 _SLOW_PACE_OVER_SECONDS = 60
 _ENOUGH_TO_LEARN_FROM = 10
-"""Registrations within ten seconds that tell the pace, from the first of them on. With fewer, those of the last minute
-in which somebody waited do; and where nobody has waited for ten seconds, the hash's own time."""
+"""Registrations within ten seconds that tell the pace, from the first of them on; with fewer, the hash's own time."""
 
 _BELIEVED_SLOW_AFTER_SECONDS = 20
-"""Who is next has waited so long before the room believes in less than surely is possible: when a crowd has come, the
-pace it was taken at is forgotten by then."""
+"""Who is next has waited so long before the room believes in less than surely is possible, and goes by how many turns
+it gave of late. When a crowd has come, the pace it was taken at is forgotten by then."""
 
 _MARGIN = 1.25
 """So many more turns than are used at the present pace, so that it can grow. More would crowd the gate, which sends
@@ -69,7 +68,7 @@ _TIMES = {
     "claimed": _CLAIMED_SECONDS,
     "over": _PACE_OVER_SECONDS,
     "slowly": _SLOW_PACE_OVER_SECONDS,
-    "enough": _ENOUGH_TO_LEARN_FROM,
+    "believed": _BELIEVED_SLOW_AFTER_SECONDS,
     "lock": _ADVISORY_LOCK,
 }
 # Who has no connection yet hashes nothing yet. Behind a pooler that hides the names our own dyno's processes count.
@@ -114,10 +113,10 @@ _READ = """
         ) AS given_up,
         done.people AS done,
         extract(epoch FROM statement_timestamp() - done.first)::float AS done_within,
-        CASE WHEN done.people < %(enough)s THEN (
+        CASE WHEN waiting.seconds >= %(believed)s THEN (
             SELECT count(*) FROM registration_tickets
-            WHERE done_at > statement_timestamp() - make_interval(secs => least(%(slowly)s, waiting.seconds))
-        ) ELSE 0 END AS done_meanwhile,
+            WHERE turn_at > statement_timestamp() - make_interval(secs => least(%(slowly)s, waiting.seconds))
+        ) ELSE 0 END AS turns_of_late,
         CASE WHEN given.turns > 0 THEN given.used::float / given.turns ELSE 1.0 END AS share_who_come
     FROM (
         SELECT
@@ -151,7 +150,7 @@ class _Row(NamedTuple):
     given_up: list[int]
     done: int
     done_within: float | None
-    done_meanwhile: int
+    turns_of_late: int
     share_who_come: float
 
 
@@ -294,16 +293,14 @@ class Turns:
     def _pace(self, row: _Row, possible: float) -> float:
         """Return how many registrations a second there are, as far as it is known; `possible` is what the hash allows
         in a storm."""
+        measured = row.done / max(1.0, row.done_within or 0.0) if row.done >= _ENOUGH_TO_LEARN_FROM else None
         # While nobody looked, no turns were given, and nothing is learnt from how long somebody has waited.
         waited = min(row.waits, clock.monotonic() - self._awake_since)
-        if row.done >= _ENOUGH_TO_LEARN_FROM:
-            pace = row.done / max(1.0, row.done_within or 0.0)
-        elif waited >= _PACE_OVER_SECONDS:
-            pace = max(1, row.done_meanwhile) / min(waited, _SLOW_PACE_OVER_SECONDS)
-        else:
-            pace = possible
-        # While a crowd arrives, taking its forms is most of the work; the pace soon picks up again.
-        return pace if waited >= _BELIEVED_SLOW_AFTER_SECONDS else max(pace, possible * _SHARE_SURELY_POSSIBLE)
+        if waited < _BELIEVED_SLOW_AFTER_SECONDS:
+            # While a crowd arrives, taking its forms is most of the work; the pace soon picks up again.
+            return max(measured or possible, possible * _SHARE_SURELY_POSSIBLE)
+        # With those who do not come for their turns, since the line moves on by them as well.
+        return max(measured or 0.0, max(1, row.turns_of_late) / min(waited, _SLOW_PACE_OVER_SECONDS))
 
     def _most(self, pace: float, share_who_come: float) -> int:
         """Return how many turns may be open at a time.
