@@ -435,7 +435,7 @@ def test_who_leaves_gets_no_account_however_long_the_answer_takes(context: Brows
     left: list[Route] = []
     page.route("**/register/waiting/leave", lambda route: left.append(route))
     page.route("**/registration-place", give_the_turn)
-    with page.expect_response("**/registration-place"):
+    with page.expect_response("**/registration-place", timeout=TURN_COMES_WITHIN):
         pass
     page.get_by_role("button", name="Leave the queue").click(no_wait_after=True)
     page.wait_for_timeout(4_000)

