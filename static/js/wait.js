@@ -15,6 +15,7 @@ const SHORTEST_PAUSE = 1;
 // After trouble; who is told where they stand asks again when the server says so, however late that is.
 const LONGEST_PAUSE = 30;
 const LATEST_BY = 2;
+const KEPT_BY_MORE_THAN = 5_000;
 const ESTIMATE_AGES_EVERY = 10_000;
 const ANSWER_WITHIN = 12_000;
 const LEFT_WITHIN = 12;
@@ -290,8 +291,7 @@ function show(answer) {
   place = answer;
   setStatus(answer.status);
   if (answer.status === "waiting") showWaiting(before);
-  if (answer.status === "ready" && before?.status !== "ready") showTurn();
-  if (answer.status === "ready" && !password && !isSending) countDown(answer.seconds_left);
+  if (answer.status === "ready") (before?.status === "ready" ? followTurn : showTurn)();
   if (answer.status === "expired" && before?.status !== "expired") showExpired(before);
 }
 
@@ -337,6 +337,7 @@ function showTurn() {
   const state = password ? "now" : "next";
   showSteps({ wait: "done", secure: state, open: state });
   if (password) return;
+  countDown(place.seconds_left);
   speak("It is your turn. Type your password to open your account.", true);
   form.elements.password.focus();
 }
@@ -365,8 +366,17 @@ function say(text) {
 
 const turnSeconds = () => Number(room.dataset.turn);
 
+let turnEnds;
+
 function countDown(seconds) {
-  startTurn(room, Date.now() + seconds * 1000);
+  turnEnds = Date.now() + seconds * 1000;
+  startTurn(room, turnEnds);
+}
+
+/** The turn may have been kept in another tab. By less than that nothing is begun anew: its warning would be, too. */
+function followTurn() {
+  const isKept = Date.now() + place.seconds_left * 1000 > turnEnds + KEPT_BY_MORE_THAN;
+  if (!password && !isSending && isKept) countDown(place.seconds_left);
 }
 
 async function keepTurn(keep) {

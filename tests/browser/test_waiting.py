@@ -473,10 +473,10 @@ def test_a_turn_is_warned_about_and_can_be_kept(context: BrowserContext, queue: 
     expect(warning).to_have_attribute("role", "alert")
     expect(words).to_contain_text(re.compile(r"kept for \d+ seconds"))
     expect(warning).to_be_empty()
+    execute(queue, "UPDATE registration_tickets SET claimed_at = claimed_at - interval '20 s'")
     page.clock.run_for(20_500)
     expect(warning).to_contain_text(re.compile(r"^Your turn ends in (\d|10) seconds?\."))
     check_access(page)
-    execute(queue, "UPDATE registration_tickets SET claimed_at = claimed_at - interval '20 s'")
     page.get_by_role("button", name="Keep my turn").click()
     expect(warning).to_be_empty()
     expect(words).to_contain_text(re.compile(r"kept for (30|29|28) seconds"))
@@ -487,6 +487,32 @@ def test_a_turn_is_warned_about_and_can_be_kept(context: BrowserContext, queue: 
     page.get_by_label("Password", exact=True).fill(PASSWORD)
     page.get_by_role("button", name="Open my account").click()
     expect_an_account(page, queue, "slow@example.com")
+
+
+def test_a_warning_is_given_once_and_ends_where_the_turn_is_kept_in_another_tab(
+    context: BrowserContext, queue: LiveServer
+) -> None:
+    page = context.new_page()
+    get_in_line(page, queue, "two.tabs@example.com")
+    page.reload()
+    await_turn(page, queue)
+    execute(queue, "UPDATE registration_tickets SET claimed_at = claimed_at - interval '18 s'")
+    page.reload()
+    warning = page.locator("[data-turn-warning]")
+    page.evaluate(
+        """warning => {
+            window.said = [];
+            new MutationObserver(() => window.said.push(warning.textContent)).observe(warning, {childList: true});
+        }""",
+        warning.element_handle(),
+    )
+    expect(warning).to_contain_text("Your turn ends in", timeout=20_000)
+    with page.expect_response("**/registration-place"), page.expect_response("**/registration-place"):
+        pass
+    assert page.evaluate("said.filter(Boolean).length") == 1, "not again with each question for the place"
+    execute(queue, "UPDATE registration_tickets SET claimed_at = clock_timestamp() WHERE claimed_at IS NOT NULL")
+    expect(page.locator("[data-turn-words]")).to_contain_text(re.compile(r"kept for (30|29|28|27) seconds"))
+    expect(warning).to_be_empty()
 
 
 def test_polls_that_fail_are_said_and_lose_nothing(context: BrowserContext, queue: LiveServer) -> None:
