@@ -240,8 +240,7 @@ def test_the_place_is_spoken_at_most_every_ten_seconds(context: BrowserContext, 
         }"""
     )
     for _ in range(20):
-        with page.expect_response("**/registration-place"):
-            page.clock.run_for(2300)
+        wait_for_the_next_poll(page, polls, within=20)
     spoken = page.evaluate("spoken")
     assert len(spoken) >= 4
     # The observer hears of the words a moment after the page has looked at its clock.
