@@ -5,8 +5,7 @@ from datetime import timedelta
 from functools import wraps
 from typing import Any, TypeVar
 
-from flask import Flask, Request, Response, g, request
-from flask.sessions import SecureCookieSession, SecureCookieSessionInterface, SessionMixin
+from flask import Flask, g, request
 from flask_login import UserMixin, current_user
 from sqlalchemy import select, update
 
@@ -20,31 +19,11 @@ from capecontrol.auth.models import ApiToken, User, UserSession
 from capecontrol.config import Settings, current_settings
 from capecontrol.errors import Forbidden, SignInRequired
 from capecontrol.extensions import db, login_manager
+from capecontrol.web.cookies import SessionCookie
 
 View = TypeVar("View", bound=Callable[..., Any])
 
 _SEEN_EVERY = timedelta(minutes=5)
-
-
-class _Cookies(SecureCookieSessionInterface):
-    """Flask's own session cookie; a caller without one costs nothing, since in a storm that is nearly everybody."""
-
-    _signer: Any = None
-
-    def get_signing_serializer(self, app: Flask) -> Any:
-        """Return the signer of the application this belongs to, made once instead of for each request."""
-        if self._signer is None:
-            self._signer = super().get_signing_serializer(app)
-        return self._signer
-
-    def open_session(self, app: Flask, request: Request) -> SecureCookieSession | None:
-        """Return what the cookie holds."""
-        return super().open_session(app, request) if "HTTP_COOKIE" in request.environ else self.session_class()
-
-    def save_session(self, app: Flask, session: SessionMixin, response: Response) -> None:
-        """Set the cookie, where there is or was something to keep. What depends on it is in no cache in any case."""
-        if session or session.modified:
-            super().save_session(app, session, response)
 
 
 class SignedIn(UserMixin):
@@ -76,7 +55,7 @@ def init_app(app: Flask, settings: Settings) -> None:
         REMEMBER_COOKIE_PATH="/",
         REMEMBER_COOKIE_DURATION=timedelta(days=30),
     )
-    app.session_interface = _Cookies()
+    app.session_interface = SessionCookie()
     login_manager.init_app(app)
     login_manager.session_protection = None  # sessions are rows: listed, ended and rotated on the server
 

@@ -4,12 +4,12 @@ from dataclasses import asdict, dataclass, replace
 from typing import TypeVar
 
 from flask import current_app, request, session
-from itsdangerous import BadSignature, URLSafeTimedSerializer
+from itsdangerous import URLSafeTimedSerializer
 from werkzeug.wrappers import Response
 
-from capecontrol import clock
 from capecontrol.auth.waiting_room import Queued
 from capecontrol.config import current_settings
+from capecontrol.web import cookies
 
 LASTS_SECONDS = 3600
 _HANDED_BACK = "form_of_who_left"
@@ -37,13 +37,11 @@ class Kept:
 
 def read() -> Kept | None:
     """Return what this browser keeps, or None when it waits for nothing."""
+    fields = cookies.load(_signer(), request.cookies.get(_name(), ""), lasts_seconds=LASTS_SECONDS)
     try:
-        fields, signed_at = _signer().loads(request.cookies.get(_name(), ""), return_timestamp=True)
-        kept = Kept(**fields)
-    except (BadSignature, TypeError):
+        return Kept(**fields) if fields is not None else None
+    except TypeError:  # kept by another version of ours
         return None
-    # Counted here, because the signer takes what another dyno's clock signed a second from now for outdated.
-    return kept if (clock.now() - signed_at).total_seconds() <= LASTS_SECONDS else None
 
 
 def give(answer: Answer, kept: Kept, queued: Queued) -> Answer:
