@@ -122,12 +122,12 @@ def validate_email_by_post() -> Response:
 @limited(rate_limits.CHECK_PASSWORD)
 def validate_password() -> Response:
     """V2."""
-    password = read_json(PasswordBody).password
-    wrong = passwords.problems(password)
+    body = read_json(PasswordBody)
+    wrong = passwords.problems(body.password, email=body.email or "", name=body.full_name or "")
     answer = PasswordAnswer(
         valid=not wrong,
-        score=passwords.score(password),
-        requirements=passwords.requirements(password),
+        score=passwords.score(body.password, is_refused=bool(wrong)),
+        requirements=passwords.requirements(body.password),
         message=wrong[0] if wrong else "This password will do.",
     )
     return jsonify(answer.model_dump())

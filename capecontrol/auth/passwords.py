@@ -155,10 +155,10 @@ def requirements(password: str) -> dict[str, bool]:
     }
 
 
-def score(password: str) -> int:
+def score(password: str, *, is_refused: bool) -> int:
     """Return 0 to 100: the older client's weights, held low while the password would be refused."""
     total = sum(_WEIGHTS[mark] for mark, is_met in requirements(password).items() if is_met)
-    return min(total, 20) if problems(password) else max(total, 60)
+    return min(total, 20) if is_refused else max(total, 60)
 
 
 def _matches(password_hash: str, password: str) -> bool:

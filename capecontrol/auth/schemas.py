@@ -109,9 +109,11 @@ class EmailQuery(BaseModel):
 
 
 class PasswordBody(BaseModel):
-    """A password to judge."""
+    """A password to judge, by its owner's address and name too where they are given."""
 
     password: str = Field(max_length=LONGEST_PASSWORD_READ)
+    email: str | None = Field(default=None, max_length=1000)
+    full_name: str | None = Field(default=None, max_length=LONGEST_NAME)
 
 
 class RegistrationBody(BaseModel):
@@ -332,12 +334,14 @@ class OlderQueuedAnswer(QueuedAnswer):
 
 
 class PlaceAnswer(BaseModel):
-    """V9; at one's turn `seconds_left` says how long it is still kept."""
+    """V9; at one's turn `seconds_left` says how long it is still kept. A place expires too by being given up, which
+    another tab may have done."""
 
     status: Literal["waiting", "ready", "done", "expired"]
     place: int
     eta_seconds: int
     seconds_left: int
+    was_given_up: bool
     detail: str
 
 

@@ -39,10 +39,10 @@ LONGEST_WAIT_SECONDS = 1800
 # Plain text, because in a storm these are what a process does most: built anew by the ORM, they cost more than they do.
 _TIMES = {"lasts": TICKET_LASTS_SECONDS, "turn": TURN_LASTS_SECONDS}
 # A turn is over so long after its owner heard of it: who was told to come later than it came has not lost it.
-_IS_OVER = (
-    "(created_at <= clock_timestamp() - make_interval(secs => {lasts}) "
-    "OR claimed_at <= clock_timestamp() - make_interval(secs => {turn}))"
+_WAS_OVER_AT = (
+    "(created_at <= {{at}} - make_interval(secs => {lasts}) OR claimed_at <= {{at}} - make_interval(secs => {turn}))"
 ).format(**_TIMES)
+_IS_OVER = _WAS_OVER_AT.format(at="clock_timestamp()")
 # It looks for a living ticket first: a conflict would use a number up, and count for a person in everybody's place.
 _DRAW = (
     "INSERT INTO registration_tickets (id, email_mark, created_at) "
@@ -60,7 +60,8 @@ _FIND = (
 )
 _LOOK = (
     "SELECT turn_at IS NOT NULL, claimed_at IS NOT NULL, done_at IS NOT NULL, "  # noqa: S608
-    f"left_at IS NULL AND {_IS_OVER} IS NOT TRUE, left_at IS NOT NULL, "
+    f"left_at IS NULL AND {_IS_OVER} IS NOT TRUE, "
+    f"left_at IS NOT NULL AND {_WAS_OVER_AT.format(at='left_at')} IS NOT TRUE, "
     f"{TURN_LASTS_SECONDS} - extract(epoch FROM clock_timestamp() - coalesce(claimed_at, clock_timestamp()))::float "
     "FROM registration_tickets WHERE id = %s"
 )
@@ -109,7 +110,8 @@ class TicketSpent(Conflict):
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where somebody stands: `place` counts from 1 and is 0 at one's turn; `seconds_left` are those of the turn."""
+    """Where somebody stands: `place` counts from 1 and is 0 at one's turn; `seconds_left` are those of the turn.
+    One that was given up is expired, too."""
 
     status: str
     place: int
@@ -117,12 +119,15 @@ class Place:
     poll_seconds: int
     detail: str
     seconds_left: int = 0
+    was_given_up: bool = False
 
 
 EXPIRED_PLACE = Place(
     "expired", 0, 0, LONGEST_POLL_SECONDS, "Your turn has passed. Send the form again for a new place."
 )
-GIVEN_UP_PLACE = replace(EXPIRED_PLACE, detail="This place was given up. Send the form again for a new one.")
+GIVEN_UP_PLACE = replace(
+    EXPIRED_PLACE, detail="This place was given up. Send the form again for a new one.", was_given_up=True
+)
 UNKNOWN_PLACE = Place("unknown", 0, 0, 5, "We could not look your place up just now. It is kept.")
 
 
@@ -133,7 +138,7 @@ class _Row(NamedTuple):
     is_claimed: bool
     is_done: bool
     is_living: bool
-    is_given_up: bool
+    was_given_up: bool
     seconds_left: float
 
 
@@ -352,7 +357,7 @@ def _place_in(row: _Row | None, place_in_line: int, figure: Figure) -> Place:
         return _waiting(place_in_line, figure)  # drawn before another that was read already, and stored after it
     if row is not None and row.is_living:
         return _at_turn(min(TURN_LASTS_SECONDS, math.ceil(row.seconds_left)))
-    return GIVEN_UP_PLACE if row is not None and row.is_given_up and not row.has_turn else EXPIRED_PLACE
+    return GIVEN_UP_PLACE if row is not None and row.was_given_up else EXPIRED_PLACE
 
 
 def _waiting(place: int, figure: Figure) -> Place:

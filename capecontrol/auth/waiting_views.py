@@ -1,6 +1,7 @@
 """The pages of the waiting room: where one stands, the account at one's turn, the turn kept, the place given up."""
 
-from flask import Blueprint, current_app, flash, redirect, render_template, request, url_for
+from flask import Blueprint, current_app, flash, make_response, redirect, render_template, request, url_for
+from werkzeug.wrappers import Response
 
 from capecontrol.auth import registration, waiting_cookie, waiting_room
 from capecontrol.auth.entering import Answer, open_account
@@ -10,9 +11,9 @@ from capecontrol.auth.tickets import NotATicket
 from capecontrol.auth.waiting_cookie import Kept
 from capecontrol.auth.waiting_room import Place
 from capecontrol.config import current_settings
-from capecontrol.errors import Invalid, RetryLater
+from capecontrol.errors import Invalid, RetryLater, Unavailable
 from capecontrol.web import rate_limits
-from capecontrol.web.error_handlers import status_of
+from capecontrol.web.error_handlers import OPEN_TOO_LONG, answers_outdated_form, status_of
 
 pages = Blueprint("waiting", __name__)
 
@@ -24,14 +25,33 @@ _WAITING_IS_OVER = (
 )
 
 
+def _wait_again(_: str | None) -> Response | None:
+    """Draw the page again for an outdated form of its own. Another site's form comes without what the browser keeps."""
+    kept = waiting_cookie.read()
+    if kept is None:
+        return None
+    form = WaitingForm()
+    form.form_errors.append(f"{OPEN_TOO_LONG}. Your place is kept: please press the button once more.")
+    try:
+        place = waiting_room.get_place(kept.ticket)
+    except NotATicket:
+        return None
+    except Unavailable:
+        place = waiting_room.UNKNOWN_PLACE
+    return make_response(_waiting(form, kept, place), 400)
+
+
 @pages.route("/register/waiting", methods=["GET", "POST"])
 @public
+@answers_outdated_form(_wait_again)
 def wait() -> Answer:
     """Wait for one's turn, and open the account at it with the password typed once more."""
     kept = waiting_cookie.read()
     if kept is None:
         if request.method == "POST":
             flash("This page waits no more: another form was taken from this browser, or an hour is over.", "warning")
+        elif "given_up" in request.args:
+            flash("You left the queue in another tab.")
         return redirect(url_for("auth.register"), code=303)
     form = WaitingForm()
     try:
@@ -102,6 +122,7 @@ def _is_for_same_address(ticket: str | None, kept: str) -> bool:
 
 @pages.post("/register/waiting/keep")
 @public
+@answers_outdated_form(_wait_again)
 def keep_turn() -> Answer:
     """Keep one's turn for another 30 seconds."""
     kept = waiting_cookie.read()
@@ -114,6 +135,7 @@ def keep_turn() -> Answer:
 
 @pages.post("/register/waiting/leave")
 @public
+@answers_outdated_form(_wait_again)
 def leave_queue() -> Answer:
     """Give one's place up, and go back to the form with all that was typed but the password."""
     kept = waiting_cookie.read()

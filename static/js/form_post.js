@@ -13,13 +13,26 @@ const OFFLINE = {
 };
 
 /**
- * Send `form` and say what came back:
+ * Send `form` and say what came back; one left open for hours has an outdated token, and goes with a fresh one from the
+ * address `at`, where its page is:
  * {kind: "moved"}, a redirect, which a script may not look into;
  * {kind: "page", status, page, retryAfter}, a page of ours that has `wanted`, a selector; seconds, or null;
  * {kind: "trouble", status, title, text, retryAfter}, anything else, in words. Never fails.
  */
-export function post(form, wanted) {
+export async function post(form, wanted, at = form.action) {
+  const answer = await send(form, wanted);
+  return answer.status === 400 && (await renewToken(form, wanted, at)) ? send(form, wanted) : answer;
+}
+
+function send(form, wanted) {
   return answerTo(form.action, wanted, { method: "POST", body: new URLSearchParams(new FormData(form)) });
+}
+
+async function renewToken(form, wanted, at) {
+  const { page } = await look(at, wanted);
+  const fresh = page?.querySelector("#main input[name=csrf_token]");
+  if (fresh) form.elements.csrf_token.value = fresh.value;
+  return Boolean(fresh);
 }
 
 /** Fetch a page; the answer is the same as that of `post`. */

@@ -7,13 +7,14 @@ export function missingCharacters(field) {
   return Math.max(0, field.minLength - [...field.value].length);
 }
 
-/** Ask at `address` what is wrong with `password`: a sentence, or null where nothing is or no answer comes in time. */
-export async function objectionTo(password, address) {
+/** Ask at `address` what is wrong with a password, `{password, email, full_name}` with its owner's: a sentence, or null
+ * where nothing is or no answer comes in time. */
+export async function objectionTo(chosen, address) {
   try {
     const response = await fetch(address, {
       method: "POST",
       headers: { Accept: "application/json", "Content-Type": "application/json" },
-      body: JSON.stringify({ password }),
+      body: JSON.stringify(chosen),
       credentials: "omit",
       signal: AbortSignal.timeout(ANSWER_WITHIN),
     });

@@ -185,23 +185,10 @@ function prepareSending() {
     const isChecked = form.querySelector('[data-step="check"]').dataset.state === "done";
     // The server does the rest in one go and answers at its end, so the rest is under way together.
     showSteps({ check: isChecked ? "done" : "now", secure: "now", open: "now" });
-    const sent = send();
+    const sent = post(form, PAGE);
     take();
     if (!(await goOn(await sent))) giveBack();
   });
-}
-
-async function send() {
-  const answer = await post(form, PAGE);
-  // A form left open for hours has an outdated token; with a fresh one it is as good as new.
-  return answer.status === 400 && (await renewToken()) ? post(form, PAGE) : answer;
-}
-
-async function renewToken() {
-  const { page } = await look(form.action, PAGE);
-  const fresh = page?.querySelector(`${PAGE} input[name=csrf_token]`);
-  if (fresh) form.elements.csrf_token.value = fresh.value;
-  return Boolean(fresh);
 }
 
 /** Show what the server made of the form; say whether the page is on its way elsewhere. */

@@ -2,7 +2,7 @@
 
 import { speak } from "./announcements.js";
 import { clearErrors, focusErrorSummary, setTitle, showErrorSummary } from "./error_summary.js";
-import { look, post, retryAfter, showPage } from "./form_post.js";
+import { post, retryAfter, showPage } from "./form_post.js";
 import { offerReveal } from "./password_reveal.js";
 import { missingCharacters, objectionTo } from "./password_rule.js";
 import { inWords, showEstimate, showFigures, showProgress } from "./queue_figures.js";
@@ -102,6 +102,8 @@ async function askForPlace() {
     failures = 0;
     // At work at the turn, the same trouble may come again, and is not said again.
     if (answer.status !== "ready" || !password) say("");
+    // Left in another tab, this browser keeps no form any more; by another browser, it does. The server knows which.
+    if (answer.was_given_up) return leaveFor(`${location.pathname}?given_up`);
     // What the page came with, that nobody could look, is answered now.
     if (place.status === "unknown") clearErrors(form);
     show(answer);
@@ -160,7 +162,8 @@ function prepareForms() {
 async function checkForTheTurn(field) {
   const chosen = field.value;
   button.take();
-  const text = await objectionTo(chosen, room.dataset.check);
+  const { email, name: full_name, check } = room.dataset;
+  const text = await objectionTo({ password: chosen, email, full_name }, check);
   if (field.form !== form || isLeaving) return;
   button.giveBack();
   setStatus(place.status);
@@ -201,7 +204,7 @@ async function send({ isByItself = false } = {}) {
   } else if (answer.kind === "page") {
     takeUpAnswer(answer, hadFocus);
   } else {
-    await recover(answer);
+    recover(answer);
   }
 }
 
@@ -254,13 +257,9 @@ function tryAgain(pause) {
 }
 
 /** Nothing usable came back: say so, and ask for the place again, which leads here once more while it is our turn. */
-async function recover(answer) {
-  if (answer.status === 400) {
-    // A page open for hours has an outdated token; a fresh page has a fresh one.
-    const fresh = await look(form.action, PAGE);
-    if (fresh.kind === "page") return takeUpAnswer({ ...fresh, status: 503 });
-    if (fresh.kind === "moved") return leaveFor(room.dataset.onward);
-  }
+function recover(answer) {
+  // Not even a fresh token helps: the page anew, or what has come in its place.
+  if (answer.status === 400) return leaveFor(location.pathname);
   isSending = false;
   failures += 1;
   button.giveBack();
@@ -347,9 +346,11 @@ function showExpired(before) {
   if (before) clearErrors(form);
   isSendingSaid = false;
   form.elements.password.value ||= password;
-  entitle("Your turn has passed");
+  // A place may also have been given up, which only a page from the server says.
+  const words = before ? "Your turn has passed" : room.querySelector("[data-heading]").textContent.trim();
+  entitle(words);
   showSteps({ wait: "next", secure: "next", open: "next" });
-  speak("Your turn has passed. You can take a new place.", true);
+  speak(`${words}. You can take a new place.`, true);
 }
 
 function entitle(words, heading = words) {
@@ -380,7 +381,7 @@ function followTurn() {
 }
 
 async function keepTurn(keep) {
-  const answer = await post(keep, PAGE);
+  const answer = await post(keep, PAGE, form.action);
   if (place.status !== "ready" || isLeaving) return;
   if (answer.kind === "page") {
     takeUpAnswer(answer);

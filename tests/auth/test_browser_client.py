@@ -285,6 +285,17 @@ def test_the_client_library_also_judges_passwords(client: FlaskClient) -> None:
     assert weak["message"]
 
 
+def test_a_password_is_judged_by_its_owners_name_where_it_is_given(client: FlaskClient) -> None:
+    chosen = {"password": "Thandiwe Nkosi-Dlamini"}
+    told = [
+        client.post("/api/auth/v2/validate-password", json={**chosen, **owner}).json
+        for owner in ({}, {"full_name": "Thandiwe Nkosi-Dlamini"}, {"email": "thandiwe.nkosi-dlamini@example.com"})
+    ]
+    assert [answer["valid"] for answer in told] == [True, False, False]
+    assert told[1]["message"].startswith("This is little more than your own name or address.")
+    assert told[1]["score"] <= 20
+
+
 def test_the_client_library_also_signs_in_by_form(client: FlaskClient, person: Person) -> None:
     answer = client.post("/api/token", data={"username": person.email, "password": PASSWORD})
     assert answer.status_code == 200

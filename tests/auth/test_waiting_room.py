@@ -168,13 +168,30 @@ def test_a_place_given_up_in_another_tab_is_told_at_once(
     with app.app_context():
         waiting_room.leave(ticket)
     told = place(client, ticket).json
-    assert (told["status"], told["detail"]) == (
+    assert (told["status"], told["was_given_up"], told["detail"]) == (
         "expired",
+        True,
         "This place was given up. Send the form again for a new one.",
     )
     again = register(client, ticket=ticket)
     assert (again.status_code, again.json["place"]) == (503, 2)
     assert again.json["ticket"] != ticket
+
+
+@pytest.mark.parametrize(("seconds", "was_given_up"), [(29, True), (31, False)])
+def test_a_turn_given_up_in_another_tab_is_told_from_one_that_was_over(
+    client: FlaskClient, app: Flask, db_session: Session, seconds: int, was_given_up: bool
+) -> None:
+    ticket = draw(client)
+    look_again()
+    assert place(client, ticket).json["status"] == "ready"
+    began = RegistrationTicket.claimed_at - timedelta(seconds=seconds)
+    db_session.execute(update(RegistrationTicket).values(claimed_at=began))
+    db_session.commit()
+    with app.app_context():
+        waiting_room.leave(ticket)
+    told = place(client, ticket).json
+    assert (told["status"], told["was_given_up"]) == ("expired", was_given_up)
 
 
 def test_nobody_passes_those_who_wait(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -483,6 +500,47 @@ def test_a_place_can_be_given_up(app: Flask, db_session: Session) -> None:
     page = visitor.visit("/register")
     assert filled_in(page.form("/register"))["email"] == "", "it is handed back once"
     assert db_session.scalar(select(RegistrationTicket.left_at)) is not None
+
+
+def test_a_place_given_up_in_another_browser_is_told_and_a_new_one_can_be_taken(
+    app: Flask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    no_turns(monkeypatch)
+    here, there = page_at_the_gate(app), page_at_the_gate(app)
+    here.send("/register/waiting/leave")
+    look_again()
+    page = there.visit("/register/waiting")
+    assert page.find("h1").get_text(strip=True) == "Your place was given up"
+    assert "Somebody left the queue with it, in another browser perhaps. Take a new place" in page.words
+    assert there.visit("/register/waiting?given_up").answer.request.path == "/register/waiting"
+    page = there.send("/register/waiting", status=503, password=PASSWORD)
+    assert page.find("h1").get_text(strip=True) == "You are 1st in line"
+
+
+def test_who_left_in_another_tab_is_told_where_the_page_leads(app: Flask) -> None:
+    page = Visitor(app).visit("/register/waiting?given_up")
+    assert page.answer.request.path == "/register"
+    assert "You left the queue in another tab." in page.words
+
+
+@pytest.mark.parametrize("action", ["", "/keep", "/leave"])
+def test_an_outdated_form_of_the_waiting_page_is_drawn_again_and_costs_nothing(
+    app: Flask, db_session: Session, action: str
+) -> None:
+    visitor = page_at_the_gate(app)
+    page = visitor.send(f"/register/waiting{action}", status=400, csrf_token="outdated")
+    assert "This page was open for too long. Your place is kept: please press the button once more." in page.words
+    assert db_session.scalars(select(RegistrationTicket.left_at)).all() == [None]
+    look_again()
+    visitor.visit("/register/waiting")
+    assert visitor.send("/register/waiting", password=PASSWORD).answer.request.path == "/conversations"
+
+
+def test_an_outdated_form_of_nobody_who_waits_is_not_drawn(app: Flask) -> None:
+    answer = app.test_client().post("/register/waiting", data={"csrf_token": "outdated"})
+    assert answer.status_code == 400
+    assert "Nothing was done." in answer.text
+    assert "Set-Cookie" not in answer.headers
 
 
 def test_who_opens_the_form_while_waiting_is_shown_the_way_back(app: Flask) -> None:

@@ -368,7 +368,11 @@ def test_a_password_that_will_be_refused_at_the_turn_is_refused_while_waiting(
     page.reload()
     password = page.get_by_label("Password", exact=True)
     button = page.get_by_role("button", name="Open my account at my turn")
-    for hopeless, words in (("abc", "Use at least 12 characters."), ("password1234", "attackers try first")):
+    for hopeless, words in (
+        ("abc", "Use at least 12 characters."),
+        ("password1234", "attackers try first"),
+        ("hopeless@example.com", "little more than your own name or address"),
+    ):
         password.fill(hopeless)
         button.click()
         expect(page.locator("[data-error-summary]")).to_contain_text(words)
@@ -417,6 +421,32 @@ def test_a_place_can_be_given_up(context: BrowserContext, queue: LiveServer) -> 
     expect(page.locator("#email-availability")).to_contain_text("available")
     page.goto(f"{queue.url}/register/waiting")
     expect(page).to_have_url(f"{queue.url}/register")
+
+
+def test_a_place_given_up_in_another_tab_leads_back_to_the_form(context: BrowserContext, queue: LiveServer) -> None:
+    here, there = context.new_page(), context.new_page()
+    get_in_line(here, queue, "leaves.in.two@example.com")
+    there.goto(f"{queue.url}/register/waiting")
+    expect(there.get_by_role("heading", level=1)).to_have_text(IN_LINE)
+    here.get_by_role("button", name="Leave the queue").click()
+    expect(here.get_by_text("You left the queue.")).to_be_visible()
+    expect(there).to_have_url(f"{queue.url}/register", timeout=TURN_COMES_WITHIN)
+    expect(there.get_by_text("You left the queue in another tab.")).to_be_visible()
+
+
+def test_an_outdated_token_costs_neither_the_turn_nor_the_password(context: BrowserContext, queue: LiveServer) -> None:
+    page = context.new_page()
+    get_in_line(page, queue, "outdated@example.com")
+    page.reload()
+    await_turn(page, queue)
+    outdate = "document.querySelectorAll('[name=csrf_token]').forEach((token) => { token.value = 'outdated'; })"
+    page.evaluate(outdate)
+    page.get_by_role("button", name="Keep my turn").click()
+    expect(page.locator("[data-announcements]")).to_contain_text("kept for another 30 seconds")
+    page.evaluate(outdate)
+    page.get_by_label("Password", exact=True).fill(PASSWORD)
+    page.get_by_role("button", name="Open my account").click()
+    expect_an_account(page, queue, "outdated@example.com")
 
 
 def test_who_leaves_gets_no_account_however_long_the_answer_takes(context: BrowserContext, queue: LiveServer) -> None:
