@@ -7,6 +7,7 @@ are cores, and registrations have permits apart from sign-ins: a storm of one ne
 import os
 import sys
 import threading
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -25,6 +26,41 @@ _GIVE_WAY_BY = 5
 Result = TypeVar("Result")
 
 
+class _Permits:
+    """A semaphore that gives each permit to who has waited longest. Python's own wakes them and lets whoever comes at
+    that moment take it first: the line's order would be lost, and some would wait in vain."""
+
+    def __init__(self, count: int) -> None:
+        self._free = count
+        self._line: deque[threading.Lock] = deque()
+        self._changing = threading.Lock()
+
+    def acquire(self, *, seconds: float) -> bool:
+        """Take a permit, now or when those before have theirs; say whether there was one in time."""
+        with self._changing:
+            if self._free > 0:
+                self._free -= 1
+                return True
+            mine = threading.Lock()
+            mine.acquire()
+            self._line.append(mine)
+        if mine.acquire(timeout=seconds):
+            return True
+        with self._changing:
+            if mine not in self._line:
+                return True  # given at the last moment
+            self._line.remove(mine)
+            return False
+
+    def release(self) -> None:
+        """Give the permit on, or back."""
+        with self._changing:
+            if self._line:
+                self._line.popleft().release()
+            else:
+                self._free += 1
+
+
 class Gate:
     """Permits for hashing: few run, few wait, nobody waits longer than a second.
 
@@ -41,7 +77,7 @@ class Gate:
         Gates may share their `threads`: then somebody admitted waits for what the others have under way, and no more.
         """
         self._permits = permits
-        self._free = threading.BoundedSemaphore(permits)
+        self._free = _Permits(permits)
         self._places = permits + waiters
         self._inside = 0
         self._counting = threading.Lock()
@@ -61,7 +97,7 @@ class Gate:
         try:
             with clock.timed("gate"):
                 wait = min(self._longest_wait(), clock.seconds_left())
-                is_admitted = wait > 0 and self._free.acquire(timeout=wait)
+                is_admitted = wait > 0 and self._free.acquire(seconds=wait)
             if not is_admitted:
                 raise CallerLeft if clock.caller_has_left() else Overloaded
             try:

@@ -1,5 +1,6 @@
 """The gate: few run, few wait, nobody longer than it is worth."""
 
+import contextlib
 import contextvars
 import threading
 import time
@@ -11,7 +12,7 @@ import pytest
 
 from capecontrol import clock
 from capecontrol.auth import passwords
-from capecontrol.auth.gate import LONGEST_WAIT_SECONDS, Gate, hashing_threads
+from capecontrol.auth.gate import LONGEST_WAIT_SECONDS, Gate, _Permits, hashing_threads
 from capecontrol.errors import Overloaded
 
 
@@ -56,12 +57,53 @@ def test_the_gate_lets_as_many_hash_as_it_has_permits_and_few_wait() -> None:
     assert gate.run(lambda: "in") == "in"
 
 
+def test_who_has_waited_longest_goes_first_also_before_whoever_comes_at_that_moment() -> None:
+    permits = _Permits(1)
+    order: list[str] = []
+
+    def wait(name: str) -> None:
+        assert permits.acquire(seconds=5)
+        order.append(name)
+        permits.release()
+
+    assert permits.acquire(seconds=0)
+    people = [threading.Thread(target=wait, args=(name,)) for name in ("first", "second")]
+    for number, person in enumerate(people, 1):
+        person.start()
+        while len(permits._line) < number:
+            time.sleep(0.001)
+    permits.release()
+    wait("who comes at that moment")
+    for person in people:
+        person.join(5)
+    assert order == ["first", "second", "who comes at that moment"]
+
+
+def test_who_has_waited_in_vain_takes_no_permit_with_them() -> None:
+    permits = _Permits(2)
+    assert [permits.acquire(seconds=0.01) for _ in range(3)] == [True, True, False]
+    permits.release()
+    assert [permits.acquire(seconds=0.01) for _ in range(2)] == [True, False]
+
+
 def test_sign_ins_have_permits_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(passwords, "_hashing", None)
     passwords.configure(slots=1, threads=8, memory_kib=19456, passes=2)
     hashing = passwords._ready()
-    with held(hashing.registration):
-        assert passwords.verify_for_sign_in(None, "two-lanterns-on-a-pier") == (False, None)
+    storm = [threading.Thread(target=_hash_or_be_told, args=(hashing.registration,)) for _ in range(6)]
+    for person in storm:
+        person.start()
+    while hashing.registration._inside < 2:
+        time.sleep(0.001)
+    assert passwords.verify_for_sign_in(None, "two-lanterns-on-a-pier") == (False, None)
+    assert hashing.registration._inside > 0, "it went before those who waited to register"
+    for person in storm:
+        person.join(5)
+
+
+def _hash_or_be_told(gate: Gate) -> None:
+    with contextlib.suppress(Overloaded):
+        gate.run(lambda: time.sleep(0.3))
 
 
 def test_work_whose_caller_has_left_is_not_begun() -> None:
