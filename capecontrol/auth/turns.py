@@ -1,4 +1,4 @@
-"""How far the waiting room has come, and whose turn it is: one figure for all processes, read four times a second.
+"""How far the waiting room has come, and whose turn it is: a figure that each process reads four times a second.
 
 Turns are given in order, as many at a time as will be used: by the pace of the last ten seconds or what the hash
 allows, whichever is more, over the time somebody takes to come, and more where some never come.
@@ -9,6 +9,8 @@ import threading
 from bisect import bisect_left
 from dataclasses import dataclass
 from typing import NamedTuple
+
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from capecontrol import clock
 from capecontrol.auth import passwords
@@ -26,6 +28,10 @@ asks it, and sign-ins need the same connections."""
 
 _BELIEVED_SECONDS = 1.0
 """While somebody reads the figure, others go by the last one, unless it is older than this."""
+
+_BELIEVED_AT_MOST_SECONDS = 5.0
+"""Who cannot wait for a reading any longer goes by a figure that is no older than this, or by none: by an older one
+newcomers would pass those who wait, who would be told places that are not theirs."""
 
 _UNCLAIMED_SECONDS = 3
 """A turn nobody has come for by then holds no one up any more; it can still be used until it is over."""
@@ -229,6 +235,8 @@ class Turns:
             return figure
         must_know = is_outdated or age > _BELIEVED_SECONDS
         if not self._reading.acquire(timeout=_BELIEVED_SECONDS if must_know else 0):
+            if age > _BELIEVED_AT_MOST_SECONDS:
+                raise PoolTimeout("the room could not be read in time")
             return figure
         try:
             if self._figure is figure or drawn > self._figure.last:

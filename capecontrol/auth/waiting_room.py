@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
-from capecontrol import ids
+from capecontrol import clock, ids
 from capecontrol.auth.tickets import NotATicket, Signer, Ticket
 from capecontrol.auth.turns import (
     LOCK_MS,
@@ -31,6 +31,9 @@ from capecontrol.extensions import db
 
 LONGEST_POLL_SECONDS = 30
 """How often those ask who wait long, unless their turn cannot come in twice that time (decision 016)."""
+
+_KEPT_SECONDS = TICKET_LASTS_SECONDS * 2
+"""From a ticket's drawing on; by then its last turn is long over."""
 
 MOST_WAITING = 20_000
 LONGEST_WAIT_SECONDS = 1800
@@ -236,12 +239,13 @@ def use(ticket_id: str) -> None:
 
 
 def id_of(ticket: str) -> str | None:
-    """Return the id of a ticket that the room has drawn, or None; a closed room knows none."""
+    """Return the id of a ticket that the room has drawn and not forgotten, or None; a closed room knows none."""
     room = _ready()
     try:
-        return room.signer.read(ticket).id if room.is_open else None
+        known = room.signer.read(ticket) if room.is_open else None
     except NotATicket:
         return None
+    return known.id if known is not None and not _is_forgotten(known) else None
 
 
 def prove(ticket: str, email_key: str) -> None:
@@ -285,10 +289,14 @@ def forget_old_tickets() -> int:
     """Delete tickets that were drawn more than two hours ago, whose last turn is long over; return how many."""
     gone = db.session.execute(
         text("DELETE FROM registration_tickets WHERE created_at < clock_timestamp() - make_interval(secs => :age)"),
-        {"age": TICKET_LASTS_SECONDS * 2},
+        {"age": _KEPT_SECONDS},
     )
     db.session.commit()
     return gone.rowcount  # type: ignore[attr-defined]
+
+
+def _is_forgotten(ticket: Ticket) -> bool:
+    return (clock.now() - ids.created_at(ticket.id)).total_seconds() > _KEPT_SECONDS
 
 
 def _queue(email_key: str, figure: Figure) -> Overloaded:

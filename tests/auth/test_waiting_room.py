@@ -13,14 +13,16 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 from sqlalchemy import delete, func, select, text, update
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
-from capecontrol import clock, create_app
+from capecontrol import clock, create_app, ids
 from capecontrol.auth import passwords, registration, turns, waiting_room
 from capecontrol.auth.models import RegistrationTicket, User
 from capecontrol.auth.tickets import Ticket
 from capecontrol.config import libpq_url
 from capecontrol.database import AUDIT, WEB_PROCESS, run_alone
+from capecontrol.errors import Unavailable
 from capecontrol.extensions import db
 from capecontrol.web import rate_limits
 from tests.conftest import dispose, settings_for
@@ -621,13 +623,42 @@ def test_the_first_in_line_is_first_though_all_earlier_tickets_are_forgotten(
 def test_a_figure_that_is_too_old_is_waited_for_while_another_thread_reads(committed_app: Flask) -> None:
     room = another_process()
     with committed_app.app_context(), room._reading:
+        old = replace(turns._NOTHING_READ, read_at=clock.monotonic() - 2)
+        room._figure = old
         started = clock.monotonic()
-        assert room.current() == turns._NOTHING_READ
+        assert room.current() == old
         assert clock.monotonic() - started >= turns._BELIEVED_SECONDS
-        room._figure = replace(turns._NOTHING_READ, read_at=clock.monotonic() - 0.5)
+        room._figure = replace(old, read_at=clock.monotonic() - 0.5)
         started = clock.monotonic()
         room.current()
         assert clock.monotonic() - started < 0.5, "half a second old is good enough while somebody reads"
+
+
+@pytest.mark.parametrize(("hours", "is_known"), [(1.9, True), (2.1, False)])
+def test_a_ticket_forgotten_long_ago_counts_for_nothing(app: Flask, hours: float, is_known: bool) -> None:
+    drawn = ids.new_id_of(clock.now() - timedelta(hours=hours))
+    with app.app_context():
+        ticket = waiting_room._ready().signer.write(Ticket(drawn, 1, "mark"))
+        assert (waiting_room.id_of(ticket) == drawn) is is_known
+
+
+@pytest.mark.parametrize("age", [6, float("inf")])
+def test_nobody_goes_by_a_figure_that_is_much_too_old(committed_app: Flask, age: float) -> None:
+    room = another_process()
+    room._figure = replace(turns._NOTHING_READ, read_at=clock.monotonic() - age)
+    with committed_app.app_context(), room._reading, pytest.raises(PoolTimeout):
+        room.current()
+
+
+def test_while_the_room_cannot_be_read_nobody_passes_who_waits(
+    client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    no_turns(monkeypatch)
+    ticket = draw(client)
+    waiting_room.forget_figure()
+    with waiting_room._ready().turns._reading:
+        assert register(client, "newcomer@example.com").json["detail"] == Unavailable.detail
+        assert place(client, ticket).status_code == 503
 
 
 # The pace, and what is told of it
