@@ -421,6 +421,30 @@ def test_a_round_that_fails_is_said_and_ends_nothing(committed_app: Flask, quick
     assert {line["work"] for line in lines if line["event"] == "each_second_failed"} == {"broken"}
 
 
+def test_a_round_that_hangs_holds_no_process_up_and_is_said(
+    committed_app: Flask, quick_second: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(each_second, "_LONGEST_END_SECONDS", 0.2)
+    hangs, goes_on = threading.Event(), threading.Event()
+
+    def hang(_is_last: bool) -> None:
+        hangs.set()
+        goes_on.wait(10)
+
+    each_second.init_app(committed_app, (hang,))
+    own = each_second.of(committed_app)
+    own.wake()
+    thread = own._thread
+    assert thread is not None
+    assert hangs.wait(10)
+    with structlog.testing.capture_logs() as lines:
+        own.close()
+    assert not goes_on.is_set(), "nobody waited for it"
+    assert [line["event"] for line in lines] == ["each_second_hangs"]
+    goes_on.set()
+    thread.join(10)
+
+
 def test_a_round_whose_connection_ends_is_said_and_ends_nothing(committed_app: Flask, quick_second: None) -> None:
     noted: list[bool] = []
 
