@@ -75,8 +75,11 @@ async function ask(address) {
   say("Checking this address…");
   let answer = { available: null };
   try {
-    const response = await fetch(`${email.dataset.availability}?email=${encodeURIComponent(address)}`, {
-      headers: { Accept: "application/json" },
+    // Not in the address of the question, which routers log.
+    const response = await fetch(email.dataset.availability, {
+      method: "POST",
+      headers: { Accept: "application/json", "Content-Type": "application/json" },
+      body: JSON.stringify({ email: address }),
       credentials: "omit",
       signal: AbortSignal.any([mine.signal, AbortSignal.timeout(5000)]),
     });
