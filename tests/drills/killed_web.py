@@ -34,13 +34,10 @@ class _Run:
     number: int
     point: str
     first: Answer
+    was_killed: bool
     accounts_before_retry: int
     again: list[Answer] = field(default_factory=list)
     halves: list[str] = field(default_factory=list)
-
-    @property
-    def was_killed(self) -> bool:
-        return self.first.status != 201
 
     @property
     def seconds(self) -> float:
@@ -84,13 +81,16 @@ async def _kill_once(scene: Stage, registrar: Registrar, number: int, point: str
     ticket = None
     while True:
         request = registrar.request(number, ticket=ticket, extra={HEADER: point})
+        workers = _workers(scene)
         first = await caller.call(request)
         said = _json(first)
         if first.status != 503 or not said:
             break
         ticket = said.get("ticket", ticket)  # many register beside: come again, at one's turn, to be killed
         await asyncio.sleep(int(first.header("Retry-After") or 1))
-    done = _Run(number, point, first, await asyncio.to_thread(_accounts, scene, registrar.email(number)))
+    was_killed = await _has_lost_one(scene, workers)
+    accounts = await asyncio.to_thread(_accounts, scene, registrar.email(number))
+    done = _Run(number, point, first, was_killed, accounts)
     while len(done.again) < TRIES:
         answer = await caller.call(registrar.request(number, ticket=ticket))
         done.again.append(answer)
@@ -103,6 +103,19 @@ async def _kill_once(scene: Stage, registrar: Registrar, number: int, point: str
         done.halves.append("the password does not open it")
     caller.close()
     return done
+
+
+def _workers(scene: Stage) -> set[int]:
+    return {pid for server in scene.servers for pid in server.worker_pids()}
+
+
+async def _has_lost_one(scene: Stage, workers: set[int]) -> bool:
+    """Say whether one of the web processes is no more; its parent takes a moment to notice."""
+    for _ in range(20):
+        if workers - _workers(scene):
+            return True
+        await asyncio.sleep(0.05)
+    return False
 
 
 def _accounts(scene: Stage, email: str) -> int:

@@ -101,11 +101,11 @@ class Registrar:
             "POST", REGISTER, host=f"{self.host}:{self.port}", body=json.dumps(body).encode(), headers=headers
         )
 
-    async def come(self, number: int, *, caller: Caller | None = None) -> Journey:
-        """Be one person, from coming to the end."""
+    async def come(self, number: int, due_at: float | None = None, *, caller: Caller | None = None) -> Journey:
+        """Be one person, from coming to the end; it counts from when they were due (monotonic), or from now."""
         person = _Applicant(self, number, caller or Caller(self.host, self.port))
         try:
-            return await person.apply()
+            return await person.apply(time.monotonic() if due_at is None else due_at)
         finally:
             if caller is None:
                 person.caller.close()
@@ -120,12 +120,13 @@ class _Applicant:
         self._chance = random.Random(number)
         self._journey = Journey(number, registrar.email(number))
 
-    async def apply(self) -> Journey:
+    async def apply(self, arrived_at: float) -> Journey:
         journey = self._journey
-        journey.arrived_at = time.monotonic()
+        journey.arrived_at = arrived_at
         leaves_at = min(journey.arrived_at + self._registrar.patience, self._registrar.closes_at)
         leaves_with_ticket = self._chance.random() < self._registrar.share_who_leave
         wait = await self._post()
+        journey.posts[0].began_at = arrived_at
         while not journey.outcome:
             if time.monotonic() + wait > leaves_at or (leaves_with_ticket and self._ticket is not None):
                 journey.outcome = "left"

@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+from tests.load.applicants import Registrar
 from tests.load.dynos import Dyno, always, play
 from tests.load.traffic import Caller, Connection, arrivals, crowd, hammer, probe
 from tests.load.wire import request_bytes
@@ -43,12 +44,26 @@ def test_a_crowd_comes_when_it_comes():
     async def scene():
         began = time.monotonic()
 
-        async def come(number: int) -> float:
+        async def come(number: int, due_at: float) -> float:
             came = time.monotonic() - began
             await asyncio.sleep(0.2)
             return came
 
         assert await crowd(come, when=[0.0, 0.05, 0.1]) == pytest.approx([0.0, 0.05, 0.1], abs=0.04)
+
+    play(scene())
+
+
+def test_whoever_could_not_come_when_due_counts_from_then_all_the_same():
+    async def scene():
+        dyno = always(HELLO)
+        registrar = Registrar(*await dyno.start(), "late", patience=0)
+        asyncio.get_running_loop().call_later(0.05, time.sleep, 0.5)
+        journeys = await crowd(registrar.come, when=[0.0, 0.1])
+        assert journeys[0].posts[0].seconds < 0.4
+        assert journeys[1].posts[0].seconds > 0.4
+        assert journeys[1].seconds > 0.4
+        dyno.server.close()
 
     play(scene())
 

@@ -205,16 +205,20 @@ async def hammer(
 
 
 async def crowd(
-    come: Callable[[int], Coroutine[Any, Any, Result]], *, when: Iterable[float], started_at: float | None = None
+    come: Callable[[int, float], Coroutine[Any, Any, Result]],
+    *,
+    when: Iterable[float],
+    started_at: float | None = None,
 ) -> list[Result]:
-    """Let each come at its time (seconds after the start), whatever the others do: an open loop. Return all results."""
+    """Let each come at its time (seconds after the start), whatever the others do: an open loop. Each is told its
+    number and when it was due (monotonic), from which its time counts. Return all results."""
     began = time.monotonic() if started_at is None else started_at
     tasks: list[asyncio.Task[Result]] = []
     for number, due in enumerate(when):
         wait = began + due - time.monotonic()
         if wait > 0:
             await asyncio.sleep(wait)
-        tasks.append(asyncio.create_task(come(number)))
+        tasks.append(asyncio.create_task(come(number, began + due)))
     return list(await asyncio.gather(*tasks))
 
 
