@@ -111,12 +111,14 @@ class VerifyForm(FlaskForm):
 
 
 class WaitingForm(FlaskForm):
-    """The password once more, at one's turn in the waiting room; everything else was kept.
+    """The password once more, at one's turn in the waiting room; everything else was kept. `ticket` and `key` say with
+    which form the page waits, since another tab may have sent another.
 
     `data-missing` is what the page's script says of a password that is too short to be the one that was chosen.
     """
 
     ticket = HiddenField()
+    key = HiddenField()
     password = PasswordField(
         "Password",
         validators=[InputRequired("Type your password once more.")],

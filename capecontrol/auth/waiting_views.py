@@ -17,6 +17,7 @@ from capecontrol.web.error_handlers import OPEN_TOO_LONG, answers_outdated_form,
 
 pages = Blueprint("waiting", __name__)
 
+_WAITS_NO_MORE = "This page waits no more: another form was taken from this browser, or an hour is over."
 _WAITING_IS_OVER = (
     NotATicket,
     waiting_room.TicketSpent,
@@ -49,9 +50,11 @@ def wait() -> Answer:
     kept = waiting_cookie.read()
     if kept is None:
         if request.method == "POST":
-            flash("This page waits no more: another form was taken from this browser, or an hour is over.", "warning")
+            flash(_WAITS_NO_MORE, "warning")
         elif "given_up" in request.args:
             flash("You left the queue in another tab.")
+        elif "over" in request.args:
+            flash(_WAITS_NO_MORE, "warning")
         return redirect(url_for("auth.register"), code=303)
     form = WaitingForm()
     try:
@@ -64,6 +67,8 @@ def wait() -> Answer:
         return waiting_cookie.give(answer, kept, queued)
     except _WAITING_IS_OVER as over:
         flash(over.detail, "warning")
+        if not isinstance(over, waiting_room.TicketSpent):
+            waiting_cookie.hand_back(kept)
         return waiting_cookie.take_back(redirect(url_for("auth.register"), code=303))
     except waiting_room.RoomFull as full:
         form.form_errors.append(full.detail)
@@ -85,13 +90,9 @@ def _finish_waiting(form: WaitingForm, kept: Kept) -> Answer:
         rate_limits.hold_ticket(ticket_id)
     if not form.validate():
         return _waiting(form, kept, waiting_room.get_place(kept.ticket)), 422
-    if not _is_for_same_address(form.ticket.data, kept.ticket):
-        # Sent from an older tab: with its password somebody else's account would be opened.
-        form.form_errors.append(
-            f"Another form was sent from this browser since, for {kept.email}, and this page now waits with that one. "
-            "For the other address, please fill in the form again."
-        )
-        return _waiting(form, kept, waiting_room.get_place(kept.ticket)), 409
+    if not _is_of(form, kept):
+        # With its password somebody else's account would be opened, or one with the details of the other form.
+        return _of_another_form(form, kept)
     try:
         answer = open_account(
             registration.Application(
@@ -113,11 +114,22 @@ def _finish_waiting(form: WaitingForm, kept: Kept) -> Answer:
     return waiting_cookie.take_back(answer)
 
 
-def _is_for_same_address(ticket: str | None, kept: str) -> bool:
+def _is_of(form: WaitingForm, kept: Kept) -> bool:
+    """Say whether a form comes from a page that waits with what the browser keeps now, and not from an older tab."""
     try:
-        return not ticket or waiting_room.is_for_same_address(ticket, kept)
+        is_same_address = not form.ticket.data or waiting_room.is_for_same_address(form.ticket.data, kept.ticket)
     except NotATicket:
         return False
+    return is_same_address and form.key.data in (None, "", kept.idempotency_key)
+
+
+def _of_another_form(form: WaitingForm, kept: Kept) -> tuple[str, int]:
+    """Draw the page of the form sent last for who still has the page of one before; nothing else is done."""
+    form.form_errors.append(
+        f"Another form was sent from this browser since, for {kept.email}, and this page now waits with that one. "
+        "For any other, please fill in the form again."
+    )
+    return _waiting(form, kept, waiting_room.get_place(kept.ticket)), 409
 
 
 @pages.post("/register/waiting/keep")
@@ -125,11 +137,13 @@ def _is_for_same_address(ticket: str | None, kept: str) -> bool:
 @answers_outdated_form(_wait_again)
 def keep_turn() -> Answer:
     """Keep one's turn for another 30 seconds."""
-    kept = waiting_cookie.read()
+    form, kept = WaitingForm(), waiting_cookie.read()
+    if kept is not None and not _is_of(form, kept):
+        return _of_another_form(form, kept)
     if kept is not None and (ticket_id := waiting_room.id_of(kept.ticket)) is not None:
         rate_limits.hold_ticket(ticket_id)
     if kept is not None and not waiting_room.keep(kept.ticket):
-        return _waiting(WaitingForm(), kept, waiting_room.get_place(kept.ticket)), 409
+        return _waiting(form, kept, waiting_room.get_place(kept.ticket)), 409
     return redirect(url_for("waiting.wait"), code=303)
 
 
@@ -138,7 +152,9 @@ def keep_turn() -> Answer:
 @answers_outdated_form(_wait_again)
 def leave_queue() -> Answer:
     """Give one's place up, and go back to the form with all that was typed but the password."""
-    kept = waiting_cookie.read()
+    form, kept = WaitingForm(), waiting_cookie.read()
+    if kept is not None and not _is_of(form, kept):
+        return _of_another_form(form, kept)
     if kept is not None:
         if kept.is_own:
             waiting_room.leave(kept.ticket)
@@ -152,6 +168,7 @@ def _waiting(
 ) -> str:
     """Draw the page; `ticket` is the one that holds from now on, where another one than that kept may."""
     form.ticket.data = ticket or kept.ticket
+    form.key.data = kept.idempotency_key
     return render_template(
         "auth/wait.html",
         form=form,

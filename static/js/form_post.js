@@ -13,26 +13,24 @@ const OFFLINE = {
 };
 
 /**
- * Send `form` and say what came back; one left open for hours has an outdated token, and goes with a fresh one from the
- * address `at`, where its page is:
+ * Send `form` and say what came back; one with an outdated token, since it was open for hours or somebody has signed in
+ * meanwhile, goes with a fresh one: that of the answer, or of the page at `at`.
  * {kind: "moved"}, a redirect, which a script may not look into;
  * {kind: "page", status, page, retryAfter}, a page of ours that has `wanted`, a selector; seconds, or null;
  * {kind: "trouble", status, title, text, retryAfter}, anything else, in words. Never fails.
  */
 export async function post(form, wanted, at = form.action) {
   const answer = await send(form, wanted);
-  return answer.status === 400 && (await renewToken(form, wanted, at)) ? send(form, wanted) : answer;
+  if (answer.status !== 400) return answer;
+  const anew = answer.page ? answer : await look(at, wanted);
+  const fresh = anew.page?.querySelector("#main input[name=csrf_token]");
+  if (!fresh) return anew.kind === "moved" ? anew : answer;
+  form.elements.csrf_token.value = fresh.value;
+  return send(form, wanted);
 }
 
 function send(form, wanted) {
   return answerTo(form.action, wanted, { method: "POST", body: new URLSearchParams(new FormData(form)) });
-}
-
-async function renewToken(form, wanted, at) {
-  const { page } = await look(at, wanted);
-  const fresh = page?.querySelector("#main input[name=csrf_token]");
-  if (fresh) form.elements.csrf_token.value = fresh.value;
-  return Boolean(fresh);
 }
 
 /** Fetch a page; the answer is the same as that of `post`. */
@@ -72,10 +70,10 @@ function wordsOf(page) {
   return title && text ? { title, text } : null;
 }
 
-/** Put the main part and the title of `page`, parsed from an answer of ours, in the place of this page's. */
+/** Put the main part and the title of `page`, parsed from an answer of ours, in the place of this page's. What stands
+ * around it stays, also where the answer was made for somebody who has signed in meanwhile. */
 export function showPage(page) {
   document.title = page.title;
-  document.body.className = page.body.className;
   document.getElementById("main").replaceChildren(...page.getElementById("main").childNodes);
   window.scrollTo({ top: 0 });
 }

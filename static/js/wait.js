@@ -2,7 +2,7 @@
 
 import { speak } from "./announcements.js";
 import { clearErrors, focusErrorSummary, setTitle, showErrorSummary } from "./error_summary.js";
-import { post, retryAfter, showPage } from "./form_post.js";
+import { look, post, retryAfter, showPage } from "./form_post.js";
 import { offerReveal } from "./password_reveal.js";
 import { missingCharacters, objectionTo } from "./password_rule.js";
 import { inWords, showEstimate, showFigures, showProgress } from "./queue_figures.js";
@@ -85,14 +85,18 @@ function later(step, seconds) {
 /** Nobody waits any more for what was asked from the page `asked`. */
 const isTooLateFor = (asked) => asked !== room || isSending || isLeaving;
 
+function fetchPlace({ api, ticket }) {
+  return fetch(api, {
+    headers: { Accept: "application/json", "X-Registration-Ticket": ticket },
+    credentials: "omit",
+    signal: AbortSignal.timeout(ANSWER_WITHIN),
+  });
+}
+
 async function askForPlace() {
   const asked = room;
   try {
-    const response = await fetch(asked.dataset.api, {
-      headers: { Accept: "application/json", "X-Registration-Ticket": asked.dataset.ticket },
-      credentials: "omit",
-      signal: AbortSignal.timeout(ANSWER_WITHIN),
-    });
+    const response = await fetchPlace(asked.dataset);
     if (isTooLateFor(asked)) return;
     if (response.status === 422) return leaveFor(location.pathname);
     const pause = retryAfter(response);
@@ -104,6 +108,8 @@ async function askForPlace() {
     if (answer.status !== "ready" || !password) say("");
     // Left in another tab, this browser keeps no form any more; by another browser, it does. The server knows which.
     if (answer.was_given_up) return leaveFor(`${location.pathname}?given_up`);
+    if (answer.status === "expired" && !(await isKeptHere())) return leaveFor(`${location.pathname}?over`);
+    if (isTooLateFor(asked)) return;
     // What the page came with, that nobody could look, is answered now.
     if (place.status === "unknown") clearErrors(form);
     show(answer);
@@ -111,6 +117,11 @@ async function askForPlace() {
   } catch {
     if (!isTooLateFor(asked)) complain(null);
   }
+}
+
+/** Say whether this browser still keeps a form that waits: for an hour it does, and then a redirect leads away. */
+async function isKeptHere() {
+  return (await look(form.action, PAGE)).kind !== "moved";
 }
 
 function complain(pause) {
@@ -199,12 +210,22 @@ async function send({ isByItself = false } = {}) {
   if (isLeaving) return;
   if (answer.kind === "moved") {
     password = "";
-    showSteps({ wait: "done", secure: "done", open: "done", done: "done" });
+    // A redirect also follows what was refused; the ticket tells.
+    if (await isOpen()) showSteps({ wait: "done", secure: "done", open: "done", done: "done" });
     leaveFor(room.dataset.onward);
   } else if (answer.kind === "page") {
     takeUpAnswer(answer, hadFocus);
   } else {
     recover(answer);
+  }
+}
+
+async function isOpen() {
+  try {
+    const response = await fetchPlace(room.dataset);
+    return (await response.json()).status === "done";
+  } catch {
+    return false;
   }
 }
 
@@ -230,8 +251,9 @@ function keepFocus(hadFocus) {
 }
 
 function takeUpAnswer({ page, status, retryAfter: pause }, hadFocus = isFocusHere()) {
-  // Only a page that asks to wait, or to come again, has nothing against the password.
-  const mayComeAgain = [429, 503].includes(status);
+  // Only a page that asks to wait, or to come again, has nothing against the password; and only one with the same form,
+  // since in another tab another may have been sent.
+  const mayComeAgain = [429, 503].includes(status) && isSameForm(page);
   if (!mayComeAgain) password = "";
   failures = 0;
   if (mayComeAgain && isSameTurn(page)) {
@@ -242,6 +264,8 @@ function takeUpAnswer({ page, status, retryAfter: pause }, hadFocus = isFocusHer
   takeUp(mayComeAgain ? (pause ?? SHORTEST_PAUSE) : 0);
   keepFocus(hadFocus);
 }
+
+const isSameForm = (page) => page.querySelector(PAGE).dataset.form === room.dataset.form;
 
 function isSameTurn(page) {
   const { status, ticket } = page.querySelector(PAGE).dataset;
@@ -325,6 +349,7 @@ function letTheEstimateAge(toldAt) {
   const told = place;
   clearInterval(aging);
   aging = setInterval(() => {
+    if (failures > 1) return; // nobody has said since that the line moves
     if (place === told) showEstimate(room, Math.max(1, told.eta_seconds - Math.round((Date.now() - toldAt) / 1000)));
     else clearInterval(aging);
   }, ESTIMATE_AGES_EVERY);
@@ -389,6 +414,12 @@ async function keepTurn(keep) {
   }
   if (answer.kind === "trouble") {
     say("That did not reach us. Please press “Keep my turn” again.");
+    return;
+  }
+  const isKept = await isKeptHere();
+  if (place.status !== "ready" || isLeaving) return;
+  if (!isKept) {
+    leaveFor(`${location.pathname}?over`);
     return;
   }
   say("");

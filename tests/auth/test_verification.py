@@ -97,6 +97,19 @@ def test_the_button_confirms_says_so_and_offers_to_sign_in(private: Flask, token
     assert "confirmed" in visitor.visit("/account").find("dl", class_="facts").get_text()
 
 
+def test_who_is_signed_in_with_another_account_is_told_how_to_use_the_one_confirmed(
+    private: Flask, mailbox: Mailbox, token: str
+) -> None:
+    visitor = press(private, token)
+    visitor.send("/login", email=EMAIL, password=PASSWORD)
+    register(private.test_client(), "other@example.com")
+    visitor.visit(f"/verify-email?token={mailbox.token('other@example.com')}")
+    page = visitor.send("/verify-email")
+    assert page.answer.request.path == "/account"
+    assert "other@example.com is confirmed and its account is open." in page.words
+    assert f"You are signed in here as {EMAIL}: to use the other, sign out first." in page.words
+
+
 def test_a_link_works_once(private: Flask, token: str) -> None:
     press(private, token)
     page = press(private, token, status=404).page

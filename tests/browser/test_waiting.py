@@ -449,6 +449,90 @@ def test_an_outdated_token_costs_neither_the_turn_nor_the_password(context: Brow
     expect_an_account(page, queue, "outdated@example.com")
 
 
+def test_signing_in_elsewhere_while_waiting_costs_no_turn(context: BrowserContext, queue: LiveServer) -> None:
+    page = context.new_page()
+    get_in_line(page, queue, "renewed@example.com")
+    context.clear_cookies(name="session")
+    hurry(queue)
+    expect_an_account(page, queue, "renewed@example.com")
+
+
+def test_a_form_sent_since_in_another_tab_is_not_opened_with_the_password_of_the_older(
+    context: BrowserContext, queue: LiveServer
+) -> None:
+    older, newer = context.new_page(), context.new_page()
+    get_in_line(older, queue, "older.tab@example.com")
+    get_in_line(newer, queue, "newer.tab@example.com")
+    newer.close()
+    context.clear_cookies(name="session")
+    hurry(queue)
+    expect(older.locator("[data-error-summary]")).to_contain_text(
+        "Another form was sent from this browser since, for newer.tab@example.com", timeout=TURN_COMES_WITHIN
+    )
+    expect(older.get_by_label("Password", exact=True)).to_have_value("")
+    assert execute(queue, "SELECT count(*) FROM users_v2 WHERE email LIKE '%.tab@example.com'") == 0
+
+
+def test_nothing_is_said_to_be_done_where_the_wait_ends_with_a_refusal(
+    context: BrowserContext, queue: LiveServer
+) -> None:
+    page = context.new_page()
+    done: list[str] = []
+    page.expose_function("tellDone", lambda path: done.append(path))
+    page.add_init_script(
+        """new MutationObserver(() => {
+            if (document.querySelector('[data-step="open"][data-state="done"]')) tellDone(location.pathname);
+        }).observe(document, {attributes: true, childList: true, subtree: true});"""
+    )
+    get_in_line(page, queue, "taken.meanwhile@example.com")
+    page.route("**/register/waiting", lambda route: open_it_elsewhere_before(route, queue))
+    hurry(queue)
+    expect(page).to_have_url(f"{queue.url}/register", timeout=TURN_COMES_WITHIN)
+    expect(page.get_by_text("That e-mail address already has an account.")).to_be_visible()
+    expect(page.get_by_label("E-mail address")).to_have_value("taken.meanwhile@example.com")
+    assert done == []
+
+
+def open_it_elsewhere_before(route: Route, server: LiveServer) -> None:
+    """Let somebody else open the account a moment before the page does."""
+    if route.request.method == "POST":
+        execute(
+            server,
+            "INSERT INTO users_v2 (id, email, email_key, password_hash, user_role, full_name, is_active, created_at, "
+            "updated_at) SELECT gen_random_uuid()::text, email, email, '', 'client', 'Somebody', true, now(), now() "
+            "FROM (VALUES ('taken.meanwhile@example.com')) AS taken (email) ON CONFLICT DO NOTHING",
+        )
+    route.continue_()
+
+
+def test_the_estimate_does_not_run_out_while_nobody_answers(context: BrowserContext, queue: LiveServer) -> None:
+    page = context.new_page()
+    get_in_line(page, queue, "cut.off@example.com")
+    page.clock.install()
+    page.reload()
+    expect(page.get_by_role("heading", level=1)).to_have_text(IN_LINE)
+    page.route("**/registration-place", lambda route: route.abort())
+    for _ in range(150):
+        page.clock.run_for(2_000)
+        if page.get_by_text("No answer just now.").is_visible():
+            break
+    told = page.locator("dd[data-about]").inner_text()
+    page.clock.run_for(120_000)
+    expect(page.locator("dd[data-about]")).to_have_text(told)
+
+
+def test_a_form_sent_after_signing_in_in_another_tab_opens_its_own_account(
+    context: BrowserContext, live_server: LiveServer
+) -> None:
+    first, second = context.new_page(), context.new_page()
+    fill_in(second, live_server, "second.of.two@example.com")
+    fill_in(first, live_server, "first.of.two@example.com")
+    first.get_by_role("button", name="Open my account").click()
+    expect_an_account(first, live_server, "first.of.two@example.com")
+    second.get_by_role("button", name="Open my account").click()
+    expect_an_account(second, live_server, "second.of.two@example.com")
+
+
 def test_who_leaves_gets_no_account_however_long_the_answer_takes(context: BrowserContext, queue: LiveServer) -> None:
     page = context.new_page()
     get_in_line(page, queue, "hesitant@example.com")
