@@ -141,7 +141,14 @@ def create_app(settings: config.Settings | None = None) -> Flask:
     identity.init_app(app, settings)
     rate_limits.init_app(app)
     each_second.init_app(
-        app, (rate_limits.share_counts, availability.record_checks, turned_away.record_others, Keeper().keep_up)
+        app,
+        (
+            rate_limits.share_counts,
+            availability.record_checks,
+            turned_away.record_others,
+            waiting_room.go_on,
+            Keeper().keep_up,
+        ),
     )
 
     for blueprint in _PAGES:

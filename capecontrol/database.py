@@ -90,6 +90,7 @@ TRUSTED_SECONDS = 1
 
 # SQLSTATEs that mean "not now": connection, resources, cancelled or shutting down, serialisation, lock.
 _PASSING_CLASSES = ("08", "53", "57", "40", "55")
+_READ_ONLY = "25006"  # as while a standby takes over, or a provider works on it
 
 _BEGIN = (
     "SET LOCAL statement_timeout = {statement_ms}; "
@@ -301,7 +302,7 @@ def is_passing(error: SQLAlchemyError) -> bool:
     state = getattr(error.orig, "pgcode", None)
     if state is None:  # the server said nothing
         return isinstance(error.orig, psycopg2.OperationalError | psycopg2.InterfaceError)
-    return state[:2] in _PASSING_CLASSES
+    return state == _READ_ONLY or state[:2] in _PASSING_CLASSES
 
 
 def reason_of(failure: SQLAlchemyError) -> str:

@@ -89,6 +89,15 @@ def test_a_refusal_keeps_its_kind_and_hides_what_was_sent(committed_app: Flask) 
         assert run_alone("SELECT 1", ()) == (1,)
 
 
+def test_a_database_that_can_only_be_read_for_a_while_is_trouble_that_passes(committed_app: Flask) -> None:
+    with committed_app.app_context():
+        db.session.execute(text("SET TRANSACTION READ ONLY"))
+        with pytest.raises(DBAPIError) as refused:
+            db.session.execute(text("DELETE FROM idempotency_keys"))
+        assert is_passing(refused.value)
+        db.session.rollback()
+
+
 def test_a_connection_that_is_cut_meanwhile_is_not_given_to_the_next(committed_app: Flask) -> None:
     with committed_app.app_context():
         with pytest.raises(DBAPIError) as refused:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -17,6 +16,7 @@ from capecontrol.auth import (
     private_registration,
     registration,
     sign_in,
+    turned_away,
     waiting_room,
 )
 from capecontrol.auth.identity import login_required, public
@@ -46,6 +46,7 @@ from capecontrol.auth.tickets import NotATicket
 from capecontrol.config import current_settings
 from capecontrol.errors import Invalid, NotReadable, RateLimited, UnsupportedContent
 from capecontrol.web import rate_limits
+from capecontrol.web.deadlines import View, counts_late
 from capecontrol.web.error_handlers import words_errors
 from capecontrol.web.json_requests import check_shape, idempotency_key, read_json, text_in_body
 from capecontrol.web.openapi import LONGEST_TICKET, describes
@@ -80,7 +81,13 @@ OURS: dict[int, Any] = {201: RegistrationAnswer, 202: AppliedAnswer, 409: None, 
 OLDER: dict[int, Any] = {201: OlderRegistrationAnswer, 202: OlderAppliedAnswer, 409: None, 503: OlderQueuedAnswer}
 """The shapes of what a registration is answered, by status; a 409 has none of its own."""
 
-opens_account = partial(describes, body=RegistrationBody, takes_idempotency_key=True, takes_ticket="optional")
+
+def opens_account(summary: str, *, answers: dict[int, Any]) -> Callable[[View], View]:
+    """Mark an endpoint as one that opens accounts: described, and counted where it came too late to be read."""
+    describe = describes(
+        summary, body=RegistrationBody, answers=answers, takes_idempotency_key=True, takes_ticket="optional"
+    )
+    return lambda view: describe(counts_late(turned_away.count_late)(view))
 
 
 def _query_as_sent() -> dict[str, str]:

@@ -5,7 +5,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
-    AliasChoices,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -94,11 +93,11 @@ Role = Annotated[
 ]
 
 
+Terms = Annotated[bool | None, AfterValidator(_accepted)]
+
+
 def _describe_both_vocabularies(schema: dict[str, Any]) -> None:
-    """Add the other names of the terms, and that any of the names of a person will do."""
-    fields = schema["properties"]
-    for name in ("termsAccepted", "terms"):
-        fields[name] = {**fields["tos_accepted"], "description": "The same as `tos_accepted`."}
+    """Add that any of the names of a person will do."""
     schema["anyOf"] = [{"required": [name]} for name in NAMES]
 
 
@@ -144,9 +143,9 @@ class RegistrationBody(BaseModel):
     phone: OptionalLine = Field(default=None, max_length=50)
     website: OptionalLine = Field(default=None, max_length=500)
     experience: OptionalLine = Field(default=None, max_length=100)
-    tos_accepted: Annotated[bool | None, AfterValidator(_accepted)] = Field(
-        default=None, validation_alias=AliasChoices("tos_accepted", "termsAccepted", "terms")
-    )
+    tos_accepted: Terms = None
+    termsAccepted: Terms = Field(default=None, description="The same as `tos_accepted`.")  # noqa: N815 -- as above
+    terms: Terms = Field(default=None, description="The same as `tos_accepted`.")
 
     @model_validator(mode="before")
     @classmethod
@@ -185,7 +184,7 @@ class RegistrationBody(BaseModel):
     @property
     def terms_source(self) -> str:
         """Where the acceptance of the terms comes from: the older client sends none, but its button needs the tick."""
-        return "api" if self.tos_accepted else "legacy client"
+        return "api" if self.tos_accepted or self.termsAccepted or self.terms else "legacy client"
 
 
 class SignInBody(BaseModel):

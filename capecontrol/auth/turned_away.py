@@ -1,4 +1,5 @@
-"""Registrations turned away for want of room: the first within a second by its address, the others by their number.
+"""Registrations turned away for want of room: the first within a second by its address, the others by their number,
+and with them those that came too late to be read.
 
 An event for each would be a write for each, at the very moment when there is least room for it.
 """
@@ -30,6 +31,11 @@ class TurnedAway:
             self._number += 1
             return True
 
+    def count(self) -> None:
+        """Count one of which nothing else is known."""
+        with self._lock:
+            self._number += 1
+
     def take(self) -> int:
         """Return how many were counted, and begin anew."""
         with self._lock:
@@ -47,6 +53,12 @@ def count_unless_first() -> bool:
     if is_counted:
         each_second.wake()
     return is_counted
+
+
+def count_late() -> None:
+    """Count a registration that was not read, since it came too late."""
+    turned_away.count()
+    each_second.wake()
 
 
 def record_others(_is_last: bool = False) -> None:

@@ -221,6 +221,11 @@ class Turns:
         """Return after how many seconds the turn can come at the soonest, as if all hashed and did nothing else."""
         return place * passwords.seconds_per_hash() / self.slots
 
+    @property
+    def has_people_waiting(self) -> bool:
+        """Whether somebody waited when the room was read last."""
+        return self._figure.waiting > 0
+
     def forget(self) -> None:
         """Read the room anew at the next question, whatever was read a moment ago."""
         self._figure = _NOTHING_READ

@@ -14,6 +14,7 @@ from capecontrol.auth import (
     credentials,
     identity,
     registration,
+    turned_away,
     verification,
     waiting_cookie,
     waiting_room,
@@ -26,6 +27,7 @@ from capecontrol.auth.waiting_cookie import Kept
 from capecontrol.config import current_settings
 from capecontrol.errors import DomainError, Invalid, RateLimited, RetryLater, SignInRequired
 from capecontrol.web import rate_limits
+from capecontrol.web.deadlines import counts_late
 from capecontrol.web.error_handlers import OPEN_TOO_LONG, answers_outdated_form, status_of
 from capecontrol.web.template_filters import wait
 
@@ -39,11 +41,12 @@ def _register_again(page: str | None) -> Response | None:
         return None
     form = RegisterForm()
     form.form_errors.append(_once_more())
-    return make_response(_again(form, 400, trouble=OPEN_TOO_LONG))
+    return make_response(_again(form, 400, trouble=_why_not_taken()))
 
 
 @pages.route("/register", methods=["GET", "POST"])
 @public
+@counts_late(turned_away.count_late)
 @answers_outdated_form(_register_again)
 def register() -> Answer:
     """Open an account and sign in; where accounts are private, take the form and send its writer to their mail."""
@@ -138,6 +141,14 @@ def verify_email() -> Answer:
             is_private=current_settings().is_private,
         )
         return page, status_of(refusal)
+    here = identity.actor_or_none()
+    if here is not None and here.id != user.id:
+        flash(
+            f"{user.email} is confirmed and its account is open. You are signed in here as {here.email}: to use the "
+            "other, sign out first.",
+            "success",
+        )
+        return redirect(url_for("auth.account"), code=303)
     flash(f"{user.email} is confirmed and your account is open. Sign in to go on.", "success")
     return redirect(url_for("auth.sign_in"), code=303)
 
@@ -149,7 +160,7 @@ def _sign_in_again(page: str | None) -> Response | None:
     form = SignInForm()
     form.next.data = safe_target(form.next.data)
     return make_response(
-        render_template("auth/sign_in.html", form=form, refused=_once_more(), trouble=OPEN_TOO_LONG), 400
+        render_template("auth/sign_in.html", form=form, refused=_once_more(), trouble=_why_not_taken()), 400
     )
 
 
@@ -277,12 +288,21 @@ def _fresh(form: RegisterForm) -> str:
     return _drawn(form)
 
 
+def _has_session_cookie() -> bool:
+    return current_app.config["SESSION_COOKIE_NAME"] in request.cookies
+
+
+def _why_not_taken() -> str:
+    """Return why a form was not taken: open for too long, or sent by a browser that keeps no cookie of ours."""
+    return OPEN_TOO_LONG if _has_session_cookie() else "This form came without our cookie"
+
+
 def _once_more() -> str:
-    """Return what to do with a form that was open for too long, or that a browser without cookies cannot send."""
+    """Return what to do with a form that was not taken."""
     words = "Please type your password and press the button once more."
-    if current_app.config["SESSION_COOKIE_NAME"] in request.cookies:
+    if _has_session_cookie():
         return words
-    return f"{words} If this comes up again, let your browser keep the cookies of this site."
+    return f"{words} If this comes up again, let your browser keep the cookies of this site: without, no form works."
 
 
 def _again(form: RegisterForm, status: int, *, trouble: str | None = None) -> tuple[str, int]:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
-from capecontrol import clock, ids
+from capecontrol import clock, each_second, ids
 from capecontrol.auth.tickets import NotATicket, Signer, Ticket
 from capecontrol.auth.turns import (
     LOCK_MS,
@@ -41,9 +41,10 @@ LONGEST_WAIT_SECONDS = 1800
 
 # Plain text, because in a storm these are what a process does most: built anew by the ORM, they cost more than they do.
 _TIMES = {"lasts": TICKET_LASTS_SECONDS, "turn": TURN_LASTS_SECONDS}
-# A turn is over so long after its owner heard of it: who was told to come later than it came has not lost it.
+# A turn is over so long after its owner heard of it: who was told to come later than it came has not lost it, nor has
+# who heard of it at the end of the ticket's time.
 _WAS_OVER_AT = (
-    "(created_at <= {{at}} - make_interval(secs => {lasts}) OR claimed_at <= {{at}} - make_interval(secs => {turn}))"
+    "(coalesce(claimed_at + make_interval(secs => {turn}), created_at + make_interval(secs => {lasts})) <= {{at}})"
 ).format(**_TIMES)
 _IS_OVER = _WAS_OVER_AT.format(at="clock_timestamp()")
 # It looks for a living ticket first: a conflict would use a number up, and count for a person in everybody's place.
@@ -73,7 +74,7 @@ _CLAIM = "UPDATE registration_tickets SET claimed_at = clock_timestamp() WHERE i
 _RENEW = (
     "UPDATE registration_tickets SET claimed_at = clock_timestamp() "  # noqa: S608 -- as above
     f"WHERE id = %s AND turn_at IS NOT NULL AND done_at IS NULL AND left_at IS NULL AND {_IS_OVER} IS NOT TRUE "
-    "RETURNING id"
+    f"AND created_at > clock_timestamp() - make_interval(secs => {TICKET_LASTS_SECONDS}) RETURNING id"
 )
 _USE = text(
     "UPDATE registration_tickets SET done_at = clock_timestamp() WHERE id = :id AND done_at IS NULL RETURNING id"
@@ -173,6 +174,19 @@ def look() -> Figure | None:
     SQLAlchemyError."""
     room = _ready()
     return room.turns.current() if room.is_open else None
+
+
+def go_on(_is_last: bool = False) -> None:
+    """Give the turns that are due while people wait; each_second calls it, so that the line moves on also where nobody
+    asks, past those who went away. Where the database does not answer, it is tried again a second later."""
+    room = _ready()
+    if not room.is_open or not room.turns.has_people_waiting or _is_last:
+        return
+    try:
+        room.turns.current()
+    except SQLAlchemyError as failure:
+        if not is_passing(failure):
+            raise
 
 
 def queue_unless(condition: str, parameters: tuple[Any, ...], email_key: str, figure: Figure | None) -> None:
@@ -328,6 +342,7 @@ def _draw(mark: str, *, unless: str = "false", parameters: tuple[Any, ...] = ())
 
 
 def _newly_queued(drawn: Ticket, figure: Figure) -> Queued:
+    each_second.wake()
     return Queued(_waiting(figure.place_of(drawn.number), figure), _ready().signer.write(drawn), is_new=True)
 
 

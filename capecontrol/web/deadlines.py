@@ -2,9 +2,11 @@
 
 import math
 import socket
+from collections.abc import Callable
 from functools import partial
+from typing import Any, TypeVar
 
-from flask import Flask, request
+from flask import Flask, current_app, request
 
 from capecontrol import clock
 from capecontrol.errors import Overloaded
@@ -13,6 +15,19 @@ BUDGET_SECONDS = 8.0
 _OLDEST_BELIEVED_SECONDS = 60.0
 # The waiting room's page is drawn from what the browser keeps, and goes on looking by itself without scripts too.
 _UNBUDGETED = {"static", "operations.healthz", "waiting.wait"}
+
+
+View = TypeVar("View", bound=Callable[..., Any])
+
+
+def counts_late(count: Callable[[], object]) -> Callable[[View], View]:
+    """Have `count` called for each form that came too late to reach the view, so that the record knows of it."""
+
+    def note(view: View) -> View:
+        view.counts_late = count  # type: ignore[attr-defined]
+        return view
+
+    return note
 
 
 def init_app(app: Flask) -> None:
@@ -28,6 +43,10 @@ def init_app(app: Flask) -> None:
             has_left=None if connection is None else partial(is_closed, connection),
         )
         if waited >= BUDGET_SECONDS and request.endpoint not in _UNBUDGETED:
+            view = current_app.view_functions.get(request.endpoint or "")
+            count = getattr(view, "counts_late", None)
+            if count is not None and request.method == "POST":
+                count()
             raise Overloaded("This took too long to reach us, so nothing was done. Please try again.")
 
     @app.teardown_request

@@ -10,6 +10,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from capecontrol.audit.models import AuditLog
+from capecontrol.auth.models import User
 from tests.people import PASSWORD, Person
 
 pytestmark = pytest.mark.guard
@@ -283,6 +284,22 @@ def test_the_client_library_also_judges_passwords(client: FlaskClient) -> None:
     weak = client.post("/api/auth/v2/validate-password", json={"password": "Password1234!"}).json
     assert weak["valid"] is False
     assert weak["message"]
+
+
+@pytest.mark.parametrize(
+    "terms", [{"tos_accepted": None, "terms": False}, {"tos_accepted": True, "termsAccepted": False}]
+)
+def test_terms_refused_by_one_of_their_names_are_refused(client: FlaskClient, terms: dict) -> None:
+    answer = client.post("/api/auth/v2/register", json={**AS_SENT, **terms})
+    assert answer.status_code == 422
+    assert list(answer.json["errors"].values()) == [["The terms must be accepted to open an account."]]
+
+
+@pytest.mark.parametrize("name", ["tos_accepted", "termsAccepted", "terms"])
+def test_terms_are_accepted_by_any_of_their_names(client: FlaskClient, db_session: Session, name: str) -> None:
+    sent = {key: value for key, value in AS_SENT.items() if key not in ("tos_accepted", "termsAccepted", "terms")}
+    assert client.post("/api/auth/v2/register", json={**sent, name: True}).status_code == 201
+    assert db_session.scalar(select(User.tos_source)) == "api"
 
 
 def test_a_password_is_judged_by_its_owners_name_where_it_is_given(client: FlaskClient) -> None:

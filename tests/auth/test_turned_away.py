@@ -1,5 +1,6 @@
 """What is recorded of registrations there was no room for: one by its address, the rest by their number."""
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -43,6 +44,19 @@ def recorded(session: Session) -> list[tuple[str, str | None, dict, bool]]:
 def named(number: int) -> tuple[str, str, dict, bool]:
     details = {"method": "api", "reason": "overloaded"}
     return ("user_registration_failed", f"p{number}@example.com", details, False)
+
+
+@pytest.mark.parametrize("path", ["/api/auth/v2/register", "/api/auth/register", "/register"])
+def test_what_came_too_late_to_be_read_is_recorded_by_its_number(
+    app: Flask, client: FlaskClient, db_session: Session, now, path: str
+) -> None:
+    late = {"X-Request-Start": str(int((time.time() - 9) * 1000))}
+    csrf = {"csrf_token": "none"}
+    assert [client.post(path, data=csrf, headers=late).status_code for _ in range(3)] == [503] * 3
+    assert client.get("/register", headers=late).status_code == 503
+    with app.app_context():
+        turned_away.record_others()
+    assert recorded(db_session) == [("registrations_turned_away", None, {"number": 3}, False)]
 
 
 def test_without_a_waiting_room_one_a_second_is_named_and_the_others_counted(

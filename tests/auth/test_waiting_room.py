@@ -16,7 +16,7 @@ from sqlalchemy import delete, func, select, text, update
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
-from capecontrol import clock, create_app, ids
+from capecontrol import clock, create_app, each_second, ids
 from capecontrol.auth import passwords, registration, turns, waiting_room
 from capecontrol.auth.models import RegistrationTicket, User
 from capecontrol.auth.tickets import Ticket
@@ -194,6 +194,38 @@ def test_a_turn_given_up_in_another_tab_is_told_from_one_that_was_over(
         waiting_room.leave(ticket)
     told = place(client, ticket).json
     assert (told["status"], told["was_given_up"]) == ("expired", was_given_up)
+
+
+def test_a_turn_that_comes_at_the_end_of_the_tickets_hour_is_kept_as_long_as_any(
+    client: FlaskClient, db_session: Session
+) -> None:
+    ticket = draw(client)
+    look_again()
+    assert place(client, ticket).json["status"] == "ready"
+    late = clock.now() - timedelta(seconds=turns.TICKET_LASTS_SECONDS + 5)
+    db_session.execute(update(RegistrationTicket).values(created_at=late))
+    db_session.commit()
+    told = place(client, ticket).json
+    assert told["status"] == "ready"
+    assert told["seconds_left"] > 20
+    assert register(client, ticket=ticket).status_code == 201
+
+
+def test_the_line_moves_past_those_who_went_away_also_while_nobody_asks(
+    committed_app: Flask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(turns.Turns, "_most", lambda *_: 5)
+    with committed_app.app_context():
+        for number in range(8):
+            waiting_room._draw(f"gone {number}")
+        waiting_room.forget_figure()
+        waiting_room.look()
+        each_second.wake()
+        began = time.monotonic()
+        while run_alone("SELECT count(*) FROM registration_tickets WHERE turn_at IS NULL", ())[0]:
+            assert time.monotonic() - began < 12
+            time.sleep(0.2)
+        each_second.of(committed_app).close()
 
 
 def test_nobody_passes_those_who_wait(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -536,6 +568,44 @@ def test_an_outdated_form_of_the_waiting_page_is_drawn_again_and_costs_nothing(
     look_again()
     visitor.visit("/register/waiting")
     assert visitor.send("/register/waiting", password=PASSWORD).answer.request.path == "/conversations"
+
+
+@pytest.mark.parametrize("action", ["", "/keep", "/leave"])
+@pytest.mark.parametrize("email", ["lerato@example.com", "neo@example.com"], ids=["same address", "another address"])
+def test_what_an_older_tab_sends_touches_nothing_of_the_form_sent_last(
+    app: Flask, db_session: Session, action: str, email: str
+) -> None:
+    from tests.auth.test_views import FILLED, an_older_mark
+
+    visitor = page_at_the_gate(app)
+    older = filled_in(visitor.page.form(f"/register/waiting{action}"))
+    visitor.visit("/register")
+    with full_gate():
+        visitor.send("/register", **FILLED | {"rendered_at": an_older_mark(), "email": email})
+    look_again()
+    before = all_tickets(db_session)
+    page = visitor.send(f"/register/waiting{action}", status=409, **{**older, "password": PASSWORD})
+    assert f"Another form was sent from this browser since, for {email}" in page.words
+    assert all_tickets(db_session) == before
+    assert db_session.scalar(select(func.count()).select_from(User)) == 0
+    assert visitor.send("/register/waiting", password=PASSWORD).answer.request.path == "/conversations"
+
+
+def all_tickets(db_session: Session) -> list[Any]:
+    """Return who has left, and who has kept a turn."""
+    db_session.rollback()
+    statement = select(RegistrationTicket.left_at, RegistrationTicket.claimed_at).order_by(RegistrationTicket.number)
+    return [tuple(row) for row in db_session.execute(statement)]
+
+
+def test_whose_wait_ends_with_a_refusal_has_the_form_back(app: Flask, client: FlaskClient, monkeypatch) -> None:
+    visitor = page_at_the_gate(app, company_name="Kelp & Co")
+    monkeypatch.setattr(waiting_room, "_room", replace(waiting_room._ready(), is_open=False))
+    assert register(client, "lerato@example.com").status_code == 201
+    page = visitor.send("/register/waiting", password=PASSWORD)
+    assert page.answer.request.path == "/register"
+    kept = filled_in(page.form("/register"))
+    assert (kept["email"], kept["company_name"], kept["password"]) == ("lerato@example.com", "Kelp & Co", "")
 
 
 def test_an_outdated_form_of_nobody_who_waits_is_not_drawn(app: Flask) -> None:
