@@ -76,7 +76,7 @@ KEPT_FOR_LOOK_UPS = "kept_for_look_ups"
 WEB_PROCESS = "capecontrol-web-"
 """How the names begin under which web processes are connected; each goes on in its own way, so they can be counted."""
 
-# Limits of separate steps whose sum stays under the request's budget of 8 s (decisions 4).
+# Limits of separate steps whose sum stays under the request's budget of 8 s.
 POOL_WAIT_SECONDS = 1
 POOL_RECYCLE_SECONDS = 300
 CONNECT_SECONDS = 2
@@ -149,7 +149,7 @@ def init_app(app: Flask, settings: Settings) -> None:
 def wait_for_answer(connection: Any) -> None:
     """Wait for the server as psycopg2 would, but give up on a bounded connection when its time is over.
 
-    A connection being made gets two seconds, an answer four (decisions 4), and neither more than the request has left:
+    A connection being made gets two seconds, an answer four, and neither more than the request has left:
     the steps of one whose database hangs would else add up beyond what anybody waits for. psycopg2 closes what is
     given up on, since an answer that comes after all would belong to nobody. Raises psycopg2.OperationalError.
     """
@@ -303,6 +303,13 @@ def is_passing(error: SQLAlchemyError) -> bool:
     if state is None:  # the server said nothing
         return isinstance(error.orig, psycopg2.OperationalError | psycopg2.InterfaceError)
     return state == _READ_ONLY or state[:2] in _PASSING_CLASSES
+
+
+def is_lost(error: SQLAlchemyError) -> bool:
+    """Say whether the connection was lost before the server had answered: what was asked may have been done."""
+    return isinstance(error, DBAPIError) and (
+        error.connection_invalidated or getattr(error.orig, "pgcode", None) is None
+    )
 
 
 def reason_of(failure: SQLAlchemyError) -> str:

@@ -69,6 +69,17 @@ def test_what_runs_alone_may_not_take_longer_than_its_caller_waits(committed_app
     assert clock.monotonic() - started < 3
 
 
+@pytest.mark.parametrize(("over", "seconds"), [(-2.0, 2.0), (-0.1, 0.5), (0.3, 0.5), (0.7, 0.05)])
+def test_the_steps_after_the_budget_get_half_a_second_together_and_then_next_to_nothing(
+    over: float, seconds: float
+) -> None:
+    clock.set_deadline(clock.monotonic() - over)
+    try:
+        assert clock.within_budget(3.0) == pytest.approx(seconds, abs=0.05)
+    finally:
+        clock.set_deadline(math.inf)
+
+
 def test_what_runs_alone_waits_a_second_for_a_lock(committed_app: Flask) -> None:
     url = libpq_url(committed_app.config["SETTINGS"].database_url)
     with closing(psycopg2.connect(url)) as other, other.cursor() as cursor, committed_app.app_context():

@@ -109,6 +109,7 @@ _REASONS = {
     "ticket_spent": "the ticket had opened its account already",
     "no_ticket_of_ours": "the waiting ticket was not valid",
     "unavailable": "the database did not answer",
+    "outcome_unknown": "the connection was lost at the last step, and it may have been done",
     "invalid_input": "something in the form was not right",
     "looks_automated": "the form looked sent by a machine",
     "overloaded": "we were too busy",

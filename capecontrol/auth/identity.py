@@ -39,7 +39,7 @@ class SignedIn(UserMixin):
 
 
 def init_app(app: Flask, settings: Settings) -> None:
-    """Decide the cookies once, by the address people use (decisions 3)."""
+    """Decide the cookies once, by the address people use: `__Host-` names where that is https."""
     prefix = "__Host-" if settings.is_https else ""
     app.config.update(
         SECRET_KEY=settings.secret_key.get_secret_value(),

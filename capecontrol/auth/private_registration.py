@@ -48,7 +48,7 @@ def register(application: Application, *, method: str, idempotency_key: str | No
                 raise
         if is_repeat:
             _record_refused(application, method, reason="sent_before", error="The same form was sent before.")
-        db.session.commit()
+        registration.commit()
 
 
 def _take(

@@ -23,7 +23,7 @@ from capecontrol.auth.credentials import Credential, Mint, actor_of, end_session
 from capecontrol.auth.email_addresses import EmailAddress
 from capecontrol.auth.models import IdempotencyKey, User
 from capecontrol.auth.tickets import NotATicket
-from capecontrol.database import is_passing, release_connection, run_alone
+from capecontrol.database import is_lost, is_passing, release_connection, run_alone
 from capecontrol.errors import Conflict, DomainError, Invalid, Overloaded, RetryLater, Unavailable
 from capecontrol.extensions import db
 
@@ -62,6 +62,15 @@ class EmailTaken(Conflict):
     """The address belongs to an account already."""
 
     detail = "That e-mail address already has an account. Sign in instead, or use another address."
+
+
+class OutcomeUnknown(Unavailable):
+    """The connection was lost while the account was committed: it is open or it is not, and the same form tells."""
+
+    detail = (
+        "The connection to our memory broke at the last step, so we cannot say whether this was done. Please send the "
+        "same form again: it cannot open two accounts."
+    )
 
 
 class KeyUsedDifferently(Invalid):
@@ -164,7 +173,7 @@ def register(
         end_session_of(actor)
         credential = mint(user)
         record_opened(user, application, method=method, session_id=credential.session_id)
-        db.session.commit()
+        commit()
     return Registered(user, credential)
 
 
@@ -178,6 +187,8 @@ def refusals_recorded(application: Application, *, method: str) -> Iterator[None
         is_refused = isinstance(refusal, Overloaded) and not isinstance(refusal, waiting_room.Queued)
         if is_refused and not turned_away.count_unless_first():
             record_refused(application.email, method=method, reason="overloaded", error=refusal.detail)
+        if isinstance(refusal, OutcomeUnknown):
+            record_refused(application.email, method=method, reason="outcome_unknown", error=refusal.detail)
         raise
     except SQLAlchemyError as failure:
         release_connection()
@@ -188,6 +199,16 @@ def refusals_recorded(application: Application, *, method: str) -> Iterator[None
     except DomainError as refusal:
         release_connection()
         record_refused(application.email, method=method, reason=_reason(refusal), error=refusal.detail)
+        raise
+
+
+def commit() -> None:
+    """Commit a registration. Raises OutcomeUnknown where the connection was lost meanwhile, and SQLAlchemyError."""
+    try:
+        db.session.commit()
+    except SQLAlchemyError as failure:
+        if is_lost(failure):
+            raise OutcomeUnknown from failure
         raise
 
 

@@ -14,7 +14,7 @@ SENDING_SECONDS = 60.0
 """How long one piece of a file may wait for a reader who takes nothing; beyond, it counts as gone."""
 
 EACH = 3
-"""The places one person may hold in a process: enough for several tabs, and never more than half of all."""
+"""The places one person may hold in a process: enough for several tabs, and no more than half of two or more."""
 
 _EXTENSION = "streams"
 _FILES = "file_streams"

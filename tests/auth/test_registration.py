@@ -1,7 +1,9 @@
 """Opening an account: the rules, the races' outcomes, and repeats."""
 
 from datetime import timedelta
+from typing import Any
 
+import psycopg2
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
@@ -295,3 +297,26 @@ def test_a_refused_role_is_recorded_with_its_address(client: FlaskClient, db_ses
     register(client, key="x" * 201)
     emails = list(db_session.scalars(select(AuditLog.user_email)))
     assert emails == ["lerato@example.com"] * 2
+
+
+def test_where_the_answer_to_the_commit_is_lost_nothing_is_claimed_and_the_same_form_tells(
+    committed_app: Flask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def commit_and_lose_the_answer(connection: Any) -> None:
+        connection.commit()
+        raise psycopg2.OperationalError("server closed the connection unexpectedly")
+
+    with committed_app.app_context():
+        dialect = db.engine.dialect
+    client = committed_app.test_client()
+    with monkeypatch.context() as fault:
+        fault.setattr(dialect, "do_commit", commit_and_lose_the_answer)
+        answer = register(client, key="once")
+    assert answer.status_code == 503
+    assert "we cannot say whether this was done. Please send the same form again" in answer.json["detail"]
+    assert answer.headers["Retry-After"]
+    with committed_app.app_context():
+        assert "outcome_unknown" in reasons(db.session)
+        assert db.session.scalar(select(func.count()).select_from(User)) == 1
+    assert register(client, key="once").status_code == 201
+    assert register(client, key="another").status_code == 409
