@@ -68,8 +68,8 @@ class OutcomeUnknown(Unavailable):
     """The connection was lost while the account was committed: it is open or it is not, and the same form tells."""
 
     detail = (
-        "The connection to our memory broke at the last step, so we cannot say whether this was done. Please send the "
-        "same form again: it cannot open two accounts."
+        "Our database was cut off at the last step, so we cannot say whether this was done. Please send the same form "
+        "again: it cannot open two accounts."
     )
 
 

@@ -18,6 +18,7 @@ const LATEST_BY = 2;
 const KEPT_BY_MORE_THAN = 5_000;
 const ESTIMATE_AGES_EVERY = 10_000;
 const ANSWER_WITHIN = 12_000;
+const TOLD_WITHIN = 2_000;
 const LEFT_WITHIN = 12;
 
 // Kept here and nowhere else: not in storage, not in a cookie. A reload forgets it, and the page asks again.
@@ -85,11 +86,11 @@ function later(step, seconds) {
 /** Nobody waits any more for what was asked from the page `asked`. */
 const isTooLateFor = (asked) => asked !== room || isSending || isLeaving;
 
-function fetchPlace({ api, ticket }) {
+function fetchPlace({ api, ticket }, within = ANSWER_WITHIN) {
   return fetch(api, {
     headers: { Accept: "application/json", "X-Registration-Ticket": ticket },
     credentials: "omit",
-    signal: AbortSignal.timeout(ANSWER_WITHIN),
+    signal: AbortSignal.timeout(within),
   });
 }
 
@@ -220,9 +221,10 @@ async function send({ isByItself = false } = {}) {
   }
 }
 
+/** Say whether the account is open, as far as the ticket tells in a moment: nobody is kept here for it. */
 async function isOpen() {
   try {
-    const response = await fetchPlace(room.dataset);
+    const response = await fetchPlace(room.dataset, TOLD_WITHIN);
     return (await response.json()).status === "done";
   } catch {
     return false;
