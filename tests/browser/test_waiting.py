@@ -209,7 +209,8 @@ def test_the_page_waits_and_opens_the_account_by_itself(context: BrowserContext,
     everything_kept = f"{page.content()} {context.storage_state()} {page.evaluate('JSON.stringify(history.state)')}"
     assert PASSWORD not in everything_kept, "the password is kept in the page's memory alone"
     expect_an_account(page, crowd, "thandi@example.com")
-    pauses = [later - earlier for earlier, later in itertools.pairwise(asked)]
+    # The last question is whether the account is open.
+    pauses = [later - earlier for earlier, later in itertools.pairwise(asked[:-1])]
     assert pauses
     assert all(pause > 2.9 for pause in pauses), "the server sets the pace"
     assert complaints == []
