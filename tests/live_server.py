@@ -83,7 +83,8 @@ class LiveServer:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                start_new_session=True,
+                # Not in a session of its own: Linux gives sessions equal shares, and a hash gives way within one alone.
+                process_group=0,
                 preexec_fn=end_with_parent,
             )
 

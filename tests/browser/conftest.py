@@ -3,9 +3,11 @@
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext
+from playwright.sync_api import Browser, BrowserContext, expect
 
 from tests.browser.chromium import find_chromium, is_required, open_chromium
+
+PATIENCE_MS = 20_000  # with a page that a busy machine shows late; what is wrong fails all the same
 
 
 @pytest.fixture(scope="session")
@@ -21,6 +23,7 @@ def chromium() -> Iterator[Browser]:
 def context(chromium: Browser) -> Iterator[BrowserContext]:
     """Yield a fresh browser window's storage: no cookies, nothing kept."""
     context = chromium.new_context(viewport={"width": 1280, "height": 900})
-    context.set_default_timeout(15_000)
+    context.set_default_timeout(PATIENCE_MS)
+    expect.set_options(timeout=PATIENCE_MS)
     yield context
     context.close()

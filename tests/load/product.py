@@ -79,7 +79,7 @@ class RouterProcess:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            start_new_session=True,
+            process_group=0,  # in the dynos' session, or their hashes would not give way to it
             preexec_fn=end_with_parent,
         )
         assert self._process.stdout is not None
