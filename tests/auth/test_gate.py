@@ -93,7 +93,8 @@ def test_sign_ins_have_permits_of_their_own(monkeypatch: pytest.MonkeyPatch) -> 
     gate, signed_in = hashing.registration, threading.Event()
 
     def hash_until_somebody_signs_in() -> None:
-        while gate._threads._work_queue.empty():
+        ends_at = time.monotonic() + 10
+        while gate._threads._work_queue.empty() and time.monotonic() < ends_at:
             time.sleep(0.001)
 
     with ThreadPoolExecutor(4) as storm:
