@@ -9,7 +9,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from tests.browser import walk
 from tests.browser.chromium import complaints_of
-from tests.browser.test_waiting import TINY_GATE, TURN_COMES_WITHIN, execute, get_in_line, hurry, let_people_wait
+from tests.browser.test_waiting import TINY_GATE, TURN_COMES_WITHIN, execute, get_in_line, hurry, people_waiting
 from tests.browser.test_walk import check_access, check_width, nothing
 from tests.live_server import LiveServer
 from tests.people import PASSWORD
@@ -145,12 +145,12 @@ def test_the_queue_ends_at_the_mail_in_every_tab(
     context: BrowserContext, start_server: Callable[..., LiveServer]
 ) -> None:
     server = start_server(worker=False, ACCOUNT_PRIVACY="private", **TINY_GATE)
-    let_people_wait(server)
     first, second = context.new_page(), context.new_page()
-    get_in_line(first, server, "thandi@example.com")
-    expect(first.get_by_role("listitem").filter(has_text="Writing to your mailbox, to come")).to_be_visible()
-    second.goto(f"{server.url}/register/waiting")
-    hurry(server)
+    with people_waiting(server):
+        get_in_line(first, server, "thandi@example.com")
+        expect(first.get_by_role("listitem").filter(has_text="Writing to your mailbox, to come")).to_be_visible()
+        second.goto(f"{server.url}/register/waiting")
+        hurry(server)
     expect(first).to_have_url(f"{server.url}/register/check-mail", timeout=TURN_COMES_WITHIN)
     expect(first.get_by_role("heading", name="Check your mail")).to_be_visible()
     expect(second).to_have_url(f"{server.url}/register/check-mail", timeout=40_000)
