@@ -15,6 +15,7 @@ def chromium() -> Iterator[Browser]:
     """Yield the browser; skip where there is none, unless it is required."""
     if find_chromium() is None and not is_required():
         pytest.skip("Chromium is not installed")
+    expect.set_options(timeout=PATIENCE_MS)
     with open_chromium() as browser:
         yield browser
 
@@ -24,6 +25,5 @@ def context(chromium: Browser) -> Iterator[BrowserContext]:
     """Yield a fresh browser window's storage: no cookies, nothing kept."""
     context = chromium.new_context(viewport={"width": 1280, "height": 900})
     context.set_default_timeout(PATIENCE_MS)
-    expect.set_options(timeout=PATIENCE_MS)
     yield context
     context.close()

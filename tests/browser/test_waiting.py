@@ -146,7 +146,7 @@ def get_in_line(page: Page, server: LiveServer, email: str) -> None:
     """Send the form and find oneself in the queue."""
     fill_in(page, server, email)
     page.get_by_role("button", name="Open my account").click()
-    expect(page.get_by_role("heading", level=1)).to_have_text(IN_LINE, timeout=20_000)
+    expect(page.get_by_role("heading", level=1)).to_have_text(IN_LINE)
     expect(page).to_have_url(f"{server.url}/register/waiting")
 
 
@@ -252,7 +252,7 @@ def test_the_place_is_spoken_at_most_every_ten_seconds(context: BrowserContext, 
     fill_in(page, queue, "spoken@example.com")
     page.clock.run_for(1100)
     page.get_by_role("button", name="Open my account").click()
-    expect(page.get_by_role("heading", level=1)).to_have_text(IN_LINE, timeout=20_000)
+    expect(page.get_by_role("heading", level=1)).to_have_text(IN_LINE)
     expect(page.locator("[data-announcements]")).to_have_attribute("role", "status")
     page.evaluate(
         """() => {
@@ -642,7 +642,7 @@ def test_a_warning_is_given_once_and_ends_where_the_turn_is_kept_in_another_tab(
     execute(queue, "UPDATE registration_tickets SET claimed_at = claimed_at - interval '12 s'")
     page.reload()
     warning = page.locator("[data-turn-warning]")
-    expect(warning).to_contain_text("Your turn ends in", timeout=20_000)
+    expect(warning).to_contain_text("Your turn ends in")
     for _ in range(2):
         with page.expect_response("**/registration-place"):
             pass

@@ -201,7 +201,7 @@ def test_how_long_ago_something_was_goes_on_wherever_it_stands(
     page = new_person(context, live_server, "times@example.com")
     complaints = complaints_of(page)
     start_conversation(page, "How do I sign out?")
-    expect(page.locator('[data-role="assistant"]')).to_have_attribute("data-status", "complete", timeout=20_000)
+    expect(page.locator('[data-role="assistant"]')).to_have_attribute("data-status", "complete")
     page.clock.install()
     page.reload()
     page.get_by_label("Your message").fill("And how do I come back?")
@@ -279,7 +279,7 @@ def test_a_late_answer_never_overwrites_a_newer_one(context: BrowserContext, liv
     page.get_by_label("E-mail address").fill("slow@example.com")
     page.wait_for_timeout(600)
     page.get_by_label("E-mail address").fill("quick@example.com")
-    expect(page.locator("#email-availability")).to_contain_text("available", timeout=10_000)
+    expect(page.locator("#email-availability")).to_contain_text("available")
     page.wait_for_timeout(1500)
     expect(page.locator("#email-availability")).to_contain_text("available")
     assert len(asked) == 2
@@ -359,8 +359,8 @@ def test_an_answer_comes_without_a_stream_too(
     page.get_by_label("Your message").fill("How do I sign out?")
     page.get_by_role("button", name=re.compile("^Send")).click()
     answers = page.locator('article[data-role="assistant"]')
-    expect(answers).to_have_count(2, timeout=20_000)
-    expect(answers.nth(1)).to_contain_text("No AI model is connected", timeout=20_000)
+    expect(answers).to_have_count(2)
+    expect(answers.nth(1)).to_contain_text("No AI model is connected")
     expect(answers.nth(1)).to_have_attribute("data-status", "complete")
     assert polls, "nobody asked for the messages after the last one"
     assert page.evaluate("window.wasNotReloaded") is True
