@@ -32,7 +32,7 @@ from tests.load.product import (
     web_servers,
 )
 from tests.load.router import make_ready_for_load
-from tests.load.traffic import Answer, hammer, probe
+from tests.load.traffic import Answer, hammer, probe, probing_apart
 from tests.load.wire import request_bytes
 
 HOST = "127.0.0.1"
@@ -196,16 +196,21 @@ async def audit(bench: Bench) -> list[Row]:
 
 
 async def burst(bench: Bench) -> list[Row]:
-    """Have 200 people come in the same moment, each on a connection of their own. Without the router: to one dyno it
-    passes at most 50 at a time, and what is measured is the product."""
+    """Have 200 people come in the same moment, each on a connection of their own, while others check addresses. Without
+    the router: to one dyno it passes at most 50 at a time, and what is measured is the product."""
+    async with _probing(bench, sign_ins_a_second=0) as idle:
+        await asyncio.sleep(bench.lengths.probe)
     slowest, failed = [], 0
     first: list[float] = []
+    checks: list[Answer] = []
     for number in range(bench.lengths.rounds):
         registrar = Registrar(HOST, bench.web.port, f"burst{number}", patience=60)
-        journeys = await asyncio.gather(*(registrar.come(person) for person in range(bench.lengths.burst)))
+        async with _probing(bench, sign_ins_a_second=0) as during:
+            journeys = await asyncio.gather(*(registrar.come(person) for person in range(bench.lengths.burst)))
         slowest.append(max(journey.seconds for journey in journeys))
         failed += sum(journey.outcome != "account" for journey in journeys) + len(broken_answers(journeys))
         first += [journey.posts[0].seconds for journey in journeys]
+        checks += during.checks
         tickets = sum(journey.tickets > 0 for journey in journeys)
         tell_progress(f"{bench.lengths.burst} at once: the last had an account after {slowest[-1]:.1f} s")
     people = bench.lengths.burst
@@ -221,6 +226,7 @@ async def burst(bench: Bench) -> list[Row]:
             max(slowest) <= 10 and failed == 0,
         ),
         Row("... without an account, or with a broken answer", str(failed), goal="0", is_reached=failed == 0),
+        *_checks_meanwhile(f"validate-email p99 while the {people} come and wait", checks, idle.checks),
     ]
 
 
@@ -234,24 +240,15 @@ async def storm(bench: Bench) -> list[Row]:
     registrar = Registrar(HOST, bench.router.port, "storm")
     async with watching_memory(bench.web.pid) as memory, _probing(bench) as during:
         journeys = await register_without_pause(registrar, IN_THE_STORM, bench.lengths.storm)
-    before, meanwhile = (percentile(_seconds(seen.checks), 0.99) for seen in (idle, during))
     sign_in = percentile(_seconds(during.sign_ins), 0.99)
     refused = sum(answer.status != 200 for answer in during.sign_ins)
-    unanswered = sum(answer.status != 200 for answer in during.checks)
     done = sum(journey.outcome == "account" for journey in journeys)
     return [
-        Row(
-            f"validate-email p99 with {IN_THE_STORM} registrations in flight ({len(during.checks)} samples, "
-            f"{CHECKS_A_SECOND:.0f}/s; {done} registered meanwhile)",
-            f"{milliseconds(meanwhile)} (p50 {milliseconds(median(_seconds(during.checks)))}, the slowest, as the "
-            f"{IN_THE_STORM} came at once, {milliseconds(max(_seconds(during.checks)))})",
-            f"idle p99 {milliseconds(before)} ({len(idle.checks)} samples, p50 "
-            f"{milliseconds(median(_seconds(idle.checks)))})",
-            f"{meanwhile / before:.1f}",
-            "<= 3, and < 100 ms",
-            meanwhile <= 3 * before and meanwhile < 0.1 and unanswered == 0,
+        *_checks_meanwhile(
+            f"validate-email p99 with {IN_THE_STORM} registrations in flight, {done} registered meanwhile",
+            during.checks,
+            idle.checks,
         ),
-        Row("... not answered 200", str(unanswered), goal="0", is_reached=unanswered == 0),
         Row(
             f"sign-ins during the storm ({len(during.sign_ins)} of them): p99",
             milliseconds(sign_in),
@@ -268,6 +265,24 @@ async def storm(bench: Bench) -> list[Row]:
             is_reached=max(memory) < 300,
         ),
         _failures_row(journeys),
+    ]
+
+
+def _checks_meanwhile(what: str, checks: list[Answer], idle: list[Answer]) -> list[Row]:
+    """Return what checks of addresses took beside registrations, and without any."""
+    meanwhile, before = (percentile(_seconds(answers), 0.99) for answers in (checks, idle))
+    unanswered = sum(answer.status != 200 for answer in checks)
+    return [
+        Row(
+            f"{what} ({len(checks)} samples, {CHECKS_A_SECOND:.0f}/s)",
+            f"{milliseconds(meanwhile)} (p50 {milliseconds(median(_seconds(checks)))}, the slowest "
+            f"{milliseconds(max(_seconds(checks)))})",
+            f"idle p99 {milliseconds(before)} ({len(idle)} samples, p50 {milliseconds(median(_seconds(idle)))})",
+            f"{meanwhile / before:.1f}",
+            "<= 3, and < 100 ms",
+            meanwhile <= 3 * before and meanwhile < 0.1 and unanswered == 0,
+        ),
+        Row("... not answered 200", str(unanswered), goal="0", is_reached=unanswered == 0),
     ]
 
 
@@ -294,17 +309,16 @@ async def _probing(bench: Bench, *, sign_ins_a_second: float = SIGN_INS_A_SECOND
         )
         for n in range(1, 501)
     ]
-    checking = asyncio.create_task(probe(HOST, bench.router.port, bench.checks(), rate=CHECKS_A_SECOND, until=until))
     signing_in = (
         asyncio.create_task(probe(HOST, bench.router.port, sign_ins, rate=sign_ins_a_second, until=until))
         if sign_ins_a_second
         else None
     )
     try:
-        yield seen
+        async with probing_apart(HOST, bench.router.port, bench.checks(), rate=CHECKS_A_SECOND) as seen.checks:
+            yield seen
     finally:
         until.set()
-        seen.checks = await checking
         seen.sign_ins = await signing_in if signing_in else []
 
 

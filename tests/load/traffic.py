@@ -5,11 +5,16 @@ its own waiting. The code is lean because it shares its cores with what it measu
 """
 
 import asyncio
+import contextlib
 import itertools
+import multiprocessing
 import random
 import time
-from collections.abc import Callable, Coroutine, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
+from multiprocessing.synchronize import Event
 from typing import Any, TypeVar, cast
 
 from tests.load.wire import EndOfMessage, Head, MalformedMessage, Receiver
@@ -262,3 +267,51 @@ async def probe(
     for caller in free:
         caller.close()
     return answers
+
+
+@contextlib.asynccontextmanager
+async def probing_apart(host: str, port: int, requests: list[bytes], *, rate: float) -> AsyncIterator[list[Answer]]:
+    """Probe from a process of its own while the context lasts; after it, the answers are in the list.
+
+    Where hundreds come in one moment, the process that sends them would send the probe's requests late, and take the
+    answers late.
+    """
+    spawning = multiprocessing.get_context("spawn")
+    has_begun, is_to_end = spawning.Event(), spawning.Event()
+    answers: list[Answer] = []
+    with ProcessPoolExecutor(
+        1, mp_context=spawning, initializer=_remember_events, initargs=(has_begun, is_to_end)
+    ) as apart:
+        running = asyncio.get_running_loop().run_in_executor
+        probing = running(apart, partial(_probe_until_told, host, port, requests, rate=rate))
+        try:
+            await running(None, has_begun.wait, _BEGINS_WITHIN_SECONDS)
+            yield answers
+        finally:
+            is_to_end.set()
+            answers += await probing
+
+
+_BEGINS_WITHIN_SECONDS = 30.0
+_events: list[Event] = []
+
+
+def _remember_events(*events: Event) -> None:
+    """Keep what can be given to a process only as it starts."""
+    _events[:] = events
+
+
+def _probe_until_told(host: str, port: int, requests: list[bytes], *, rate: float) -> list[Answer]:
+    """Probe until the second event, having set the first."""
+    has_begun, is_to_end = _events
+
+    async def run() -> list[Answer]:
+        until = asyncio.Event()
+        probing = asyncio.create_task(probe(host, port, requests, rate=rate, until=until))
+        has_begun.set()
+        while not is_to_end.is_set():
+            await asyncio.sleep(0.05)
+        until.set()
+        return await probing
+
+    return asyncio.run(run())
