@@ -33,6 +33,7 @@ from capecontrol.web import (
     landing,
     openapi,
     rate_limits,
+    registrations_line,
     request_log,
     security_headers,
     streams,
@@ -156,6 +157,7 @@ def create_app(settings: config.Settings | None = None) -> Flask:
     for blueprint in _ENDPOINTS:
         csrf.exempt(blueprint)  # JSON only, and cross-site calls by cookie are refused in identity
         app.register_blueprint(blueprint)
+    registrations_line.init_app(app)
     audit_cli.register(app)
     auth_cli.register(app)
     operations_cli.register(app)

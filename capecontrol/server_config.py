@@ -16,7 +16,9 @@ import socket
 import struct
 import sys
 import tempfile
+import threading
 import time
+from collections import deque
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -123,7 +125,77 @@ _MOST_DISCARDED_BYTES = 2 * 1024 * 1024
 longer one ends with an answer that says so, or a router would send somebody else's request into it."""
 
 _GOODBYE_SECONDS = 1.0
-"""So long a caller may take to close the connection after its last answer, which the kernel might take back before."""
+_GOODBYE_BYTES = 16 * 1024 * 1024
+"""So long a caller may take to close the connection after its last answer, and so much may still come of a body that
+nobody reads. The kernel would take the answer back from who is cut off in the middle of sending."""
+
+_BEGIN_AT_ONCE = 2
+_COUNTS_SECONDS = 0.25
+_STANDS = object()  # what handling returns of a request that stands in line
+
+
+class Line:
+    """Registrations stand in it before they begin, in the order in which they came (decision 018).
+
+    Each takes a processor for some milliseconds before it hashes, or has its place in the waiting room. Where hundreds
+    come in one moment, everything quick, such as a check of an address, would wait behind all of them; so a few begin
+    at a time. One that has begun counts until it lets the next begin, and no longer than a quarter of a second: where
+    the database hangs, it keeps nobody.
+    """
+
+    def __init__(self, at_once: int = _BEGIN_AT_ONCE, counts_seconds: float = _COUNTS_SECONDS) -> None:
+        """Let so many begin, of which each counts so many seconds at the most."""
+        self._at_once = at_once
+        self._counts_seconds = counts_seconds
+        self._began_at: dict[Any, float] = {}
+        self._standing: deque[tuple[Any, Any]] = deque()
+        self._changing = threading.Lock()
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nobody stands in it."""
+        return not self._standing
+
+    def begin(self, request: Any, conn: Any) -> bool:
+        """Say whether the request may begin; otherwise it stands in line with its connection, until `call_next`."""
+        with self._changing:
+            if request in self._began_at:
+                return True
+            if self._standing or not self._has_room():
+                self._standing.append((request, conn))
+                return False
+            self._began_at[request] = time.monotonic()
+            return True
+
+    def leave(self, request: Any) -> None:
+        """Forget one that is done, or that needs no processor any more."""
+        with self._changing:
+            self._began_at.pop(request, None)
+
+    def call_next(self) -> list[Any]:
+        """Return the connections of those who may begin now."""
+        called = []
+        with self._changing:
+            while self._standing and self._has_room():
+                request, conn = self._standing.popleft()
+                self._began_at[request] = time.monotonic()
+                called.append(conn)
+        return called
+
+    def _has_room(self) -> bool:
+        counts_from = time.monotonic() - self._counts_seconds
+        return sum(began_at > counts_from for began_at in self._began_at.values()) < self._at_once
+
+
+class HoldingParser(RequestParser):
+    """Gives a request that stood in line once more, when its turn to begin has come."""
+
+    held: Any = None
+
+    def __next__(self) -> Any:
+        """Return the request that was held, or read the next one."""
+        request, self.held = self.held, None
+        return request or super().__next__()
 
 
 class PunctualReader(SocketUnreader):
@@ -171,17 +243,21 @@ class Worker(gthread.ThreadWorker):
 
     def init_process(self) -> None:
         """Wait for the last answers a little shorter than gunicorn's main process, which kills who is there then."""
+        self._line = Line()
+        self._own = threading.local()
         self.cfg.set("graceful_timeout", max(1, self.cfg.graceful_timeout - _LAST_WRITES_SECONDS))
         super().init_process()
 
     def load_wsgi(self) -> None:
         """Let the application ask whether its process was told to stop, so that an answer without an end of its own
-        can come to one."""
+        can come to one, and say when a registration needs no processor any more."""
         super().load_wsgi()
         application = self.wsgi
+        self._in_line = getattr(application, "config", {}).get("BEGIN_IN_LINE", frozenset())
 
         def answer(environ: dict[str, Any], start_response: Any) -> Any:
             environ["capecontrol.is_stopping"] = lambda: not self.alive
+            environ["capecontrol.let_next_begin"] = self._own.let_next_begin
             return application(environ, start_response)
 
         self.wsgi = answer
@@ -205,13 +281,15 @@ class Worker(gthread.ThreadWorker):
         while result is True and self._brings_another(conn):
             result = self._handle_one(conn)
         if result is False:
-            util.close_graceful(conn.sock, timeout=_GOODBYE_SECONDS)
+            util.close_graceful(conn.sock, timeout=_GOODBYE_SECONDS, max_drain=_GOODBYE_BYTES)
         return result
 
     def finish_request(self, conn: Any, fs: Any) -> None:
         """Keep the connection for its next request. One that ends was closed by its own thread: gunicorn's main thread
         would wait two seconds for a caller who does not close the other side, and take nobody's connection meanwhile.
         """
+        if fs.exception() is None and fs.result() is _STANDS:
+            return
         if conn.sock.fileno() == -1:
             self.nr_conns -= 1
         elif conn.parser is None and not self.alive:
@@ -235,9 +313,9 @@ class Worker(gthread.ThreadWorker):
 
     def _handle_one(self, conn: Any) -> Any:
         if conn.parser is None:
-            if not conn.wait_for_data(_FIRST_BYTE_WITHIN_SECONDS):
+            if not conn.wait_for_data(0.0 if self._is_busy() else _FIRST_BYTE_WITHIN_SECONDS):
                 return gthread._DEFER  # the main thread waits for it
-            conn.parser = RequestParser(self.cfg, conn.sock, conn.client)
+            conn.parser = HoldingParser(self.cfg, conn.sock, conn.client)
             conn.parser.unreader = PunctualReader(conn.sock)
             conn.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _interval(_TAKEN_WITHIN_SECONDS))
         conn.parser.unreader.expect_another()
@@ -245,6 +323,12 @@ class Worker(gthread.ThreadWorker):
 
     def handle_request(self, req: Any, conn: Any) -> Any:
         """Answer, as long as the caller takes the answer; who does not is left, or would hold a thread for ever."""
+        if req.path in self._in_line:
+            conn.parser.held = req
+            if not self._line.begin(req, conn):
+                return _STANDS  # another thread may have it already
+            conn.parser.held = None
+        self._own.let_next_begin = partial(self._leave_line, req)
         conn.parser.unreader.expect_body()
         if any(name == "CONTENT-LENGTH" and int(value) > _MOST_DISCARDED_BYTES for name, value in req.headers):
             req.force_close()
@@ -252,21 +336,38 @@ class Worker(gthread.ThreadWorker):
             return super().handle_request(req, conn)
         except BlockingIOError:
             raise ConnectionResetError(errno.ECONNRESET, "the answer was not taken in time") from None
+        finally:
+            self._leave_line(req)
 
-    def _keepalive_after(self, conn: Any, keepalive: Any) -> bool:
+    def wait_for_and_dispatch_events(self, timeout: float) -> None:
+        """Do what there is to do, and let those begin whose turn it is."""
+        super().wait_for_and_dispatch_events(timeout if self._line.is_empty else min(timeout, _COUNTS_SECONDS))
+        for conn in self._line.call_next():
+            self.enqueue_req(conn)
+
+    def _leave_line(self, req: Any) -> None:
+        self._line.leave(req)
+        if not self._line.is_empty:
+            self.method_queue.defer(lambda: None)  # only wakes the main thread, which lets the next begin
+
+    def _keepalive_after(self, conn: Any, keepalive: Any) -> Any:
         """Keep the connection where the answer said so, which takes reading what is left of the request."""
+        if keepalive is _STANDS:
+            return _STANDS
         ends_at = time.monotonic() + gthread.DEFAULT_WORKER_DATA_TIMEOUT
         return bool(keepalive) and bool(conn.parser.finish_body(deadline=ends_at, max_bytes=_MOST_DISCARDED_BYTES))
 
     def _brings_another(self, conn: Any) -> bool:
         """Say whether the next request comes within a moment; nobody waits for it when a quarter of the threads is in
         use, or the connection has more to tell than its socket shows."""
-        is_busy = self._in_hand() > self.cfg.threads // 4
-        if not _LINGER_MS or is_busy or not self.alive or conn.is_http2 or conn.parser.unreader.buf.getvalue():
+        if not _LINGER_MS or self._is_busy() or not self.alive or conn.is_http2 or conn.parser.unreader.buf.getvalue():
             return False
         poller = select.poll()
         poller.register(conn.sock, select.POLLIN)
         return bool(poller.poll(_LINGER_MS))
+
+    def _is_busy(self) -> bool:
+        return self._in_hand() > self.cfg.threads // 4
 
     def _in_hand(self) -> int:
         return int(self.nr_conns - len(self.keepalived_conns) - len(self.pending_conns))
@@ -279,7 +380,8 @@ class Worker(gthread.ThreadWorker):
         in_hand = self._in_hand()
         if in_hand > 0 and self.alive:
             time.sleep(min(in_hand, _MOST_COUNTED) * _LATER_SECONDS)
-        super().accept(listener)
+        for _ in range(1 + min(in_hand, _MOST_COUNTED) // 2):
+            super().accept(listener)
 
     def set_accept_enabled(self, enabled: bool) -> None:
         """Shut the door when stopping: who is in front of it is let in, who comes later is refused at once.

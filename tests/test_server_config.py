@@ -11,9 +11,10 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from gunicorn.app.wsgiapp import WSGIApplication
@@ -53,6 +54,13 @@ def app(environ, start_response):
         if environ["PATH_INFO"] == "/until-stopped":
             start_response("200 OK", [])
             return until(environ["capecontrol.is_stopping"])
+        if environ["PATH_INFO"] == "/in-line":
+            pathlib.Path(f"began-{time.monotonic_ns()}").touch()
+            if environ["QUERY_STRING"] == "let-next":
+                environ["capecontrol.let_next_begin"]()
+            while not pathlib.Path("opened").exists():
+                time.sleep(0.02)
+            environ["QUERY_STRING"] = ""
         time.sleep(float(environ["QUERY_STRING"] or 0))
         if environ["PATH_INFO"].endswith("/broken"):
             start_response("200 OK", [("X-Broken", "a\\nb")])
@@ -60,7 +68,9 @@ def app(environ, start_response):
         body = " ".join(said).encode()
     start_response("200 OK", [("Content-Length", str(len(body)))])
     return [body]
+app.config = {"BEGIN_IN_LINE": {"/in-line"}}
 """
+COUNT_FOR_LONG = {"_COUNTS_SECONDS = 0.25": "_COUNTS_SECONDS = 600.0"}
 
 
 class Server:
@@ -280,10 +290,11 @@ def test_a_connection_that_speaks_while_the_server_stops_is_answered(start, sile
 
 
 @pytest.mark.parametrize(
-    ("connections", "kept_alive", "milliseconds"), [(0, 0, 0), (500, 500, 0), (1, 0, 0.2), (7, 2, 1), (80, 0, 2)]
+    ("connections", "kept_alive", "milliseconds", "at_once"),
+    [(0, 0, 0, 1), (500, 500, 0, 1), (1, 0, 0.2, 1), (7, 2, 1, 3), (80, 0, 2, 6)],
 )
-def test_a_process_accepts_later_the_more_it_has_in_hand(
-    configured, monkeypatch: pytest.MonkeyPatch, connections: int, kept_alive: int, milliseconds: float
+def test_a_process_accepts_later_and_more_at_once_the_more_it_has_in_hand(
+    configured, monkeypatch: pytest.MonkeyPatch, connections: int, kept_alive: int, milliseconds: float, at_once: int
 ):
     """The first to wake would otherwise take nearly all that come at once, and hash them one after another."""
     worker = object.__new__(configured().worker_class)
@@ -293,7 +304,79 @@ def test_a_process_accepts_later_the_more_it_has_in_hand(
     monkeypatch.setattr(time, "sleep", lambda seconds: done.append(seconds * 1000))
     monkeypatch.setattr(ThreadWorker, "accept", lambda *_: done.append("accepted"))
     worker.accept(None)
-    assert done == ([pytest.approx(milliseconds)] if milliseconds else []) + ["accepted"]
+    assert done == ([pytest.approx(milliseconds)] if milliseconds else []) + ["accepted"] * at_once
+
+
+@pytest.fixture
+def line(configured) -> Any:
+    """Return a line in which two begin at a time and count for a minute."""
+    return configured().worker_class.run.__globals__["Line"](at_once=2, counts_seconds=60.0)
+
+
+def test_those_who_stand_in_line_begin_in_the_order_in_which_they_came(line) -> None:
+    assert [line.begin(number, f"connection {number}") for number in range(5)] == [True, True, False, False, False]
+    assert line.call_next() == []
+    line.leave(1)
+    assert line.begin(5, "connection 5") is False, "nobody goes past those who stand"
+    assert line.call_next() == ["connection 2"]
+    assert line.begin(2, "connection 2") is True, "it was called"
+    line.leave(0)
+    line.leave(2)
+    line.leave(2)
+    assert line.call_next() == ["connection 3", "connection 4"]
+    assert not line.is_empty
+    line.leave(3)
+    assert line.call_next() == ["connection 5"]
+    assert line.is_empty
+
+
+@pytest.fixture
+def people_in_line(tmp_path) -> Iterator[Callable[..., list[Future[str]]]]:
+    """Yield a function that sends so many requests which stand in line, and are not answered before `opened` is there,
+    and returns once so many have begun."""
+    with ThreadPoolExecutor(10) as people:
+
+        def come(server: Server, count: int, query: str = "", *, until_began: int) -> list[Future[str]]:
+            answers = [people.submit(server.get, f"/in-line?{query}") for _ in range(count)]
+            ends_at = time.monotonic() + 30
+            while (began := len([*tmp_path.glob("began-*")])) < until_began:
+                assert time.monotonic() < ends_at, f"{began} have begun"
+                time.sleep(0.02)
+            time.sleep(0.3)  # for others who begin, but should not
+            assert len([*tmp_path.glob("began-*")]) == until_began
+            return answers
+
+        try:
+            yield come
+        finally:
+            (tmp_path / "opened").touch()
+
+
+def test_what_is_quick_goes_past_those_who_stand_in_line(start, people_in_line, tmp_path) -> None:
+    server = start(instead=COUNT_FOR_LONG, WEB_CONCURRENCY="1", WEB_THREADS="4")
+    answers = people_in_line(server, 8, until_began=2)
+    assert server.get("/").startswith("http")
+    assert not any(answer.done() for answer in answers)
+    (tmp_path / "opened").touch()
+    assert all(answer.result().startswith("http") for answer in answers)
+
+
+@pytest.mark.parametrize(("query", "instead"), [("", {}), ("let-next", COUNT_FOR_LONG)], ids=["too long", "says so"])
+def test_who_takes_too_long_or_says_so_keeps_nobody_from_beginning(
+    start, people_in_line, query: str, instead: dict[str, str]
+) -> None:
+    people_in_line(start(instead=instead, WEB_CONCURRENCY="1"), 5, query, until_began=5)
+
+
+@pytest.mark.parametrize("hops", ["0", "1"])
+def test_those_who_stand_in_line_are_answered_before_the_server_ends(start, people_in_line, tmp_path, hops) -> None:
+    server = start(instead=COUNT_FOR_LONG, WEB_CONCURRENCY="1", TRUSTED_PROXY_HOPS=hops)
+    answers = people_in_line(server, 6, until_began=2)
+    server.process.terminate()
+    time.sleep(0.3)
+    (tmp_path / "opened").touch()
+    assert all(answer.result().startswith("http") for answer in answers)
+    assert server.process.wait(STOP_SECONDS) == 0
 
 
 def raw(port: int, request: bytes) -> tuple[int, dict[str, str], bytes]:
@@ -340,7 +423,7 @@ def test_what_never_becomes_a_request_is_refused_as_json(live_server: LiveServer
 def test_a_body_that_does_not_come_in_time_is_refused_and_frees_its_thread(start_server) -> None:
     server = start_server(worker=False, WEB_CONCURRENCY="1", WEB_THREADS="8")
     promise = (
-        b"POST /api/auth/v2/register HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        b"POST /api/auth/v2/login HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         b"Content-Length: 90\r\n\r\n"
     )
 

@@ -51,6 +51,7 @@ from capecontrol.web.error_handlers import words_errors
 from capecontrol.web.json_requests import check_shape, idempotency_key, read_json, text_in_body
 from capecontrol.web.openapi import LONGEST_TICKET, describes
 from capecontrol.web.rate_limits import limited
+from capecontrol.web.registrations_line import begins_in_line
 
 endpoints = Blueprint("auth_api", __name__, url_prefix="/api")
 
@@ -83,11 +84,12 @@ OLDER: dict[int, Any] = {201: OlderRegistrationAnswer, 202: OlderAppliedAnswer, 
 
 
 def opens_account(summary: str, *, answers: dict[int, Any]) -> Callable[[View], View]:
-    """Mark an endpoint as one that opens accounts: described, and counted where it came too late to be read."""
+    """Mark an endpoint as one that opens accounts: described, standing in line, and counted where it came too late to
+    be read."""
     describe = describes(
         summary, body=RegistrationBody, answers=answers, takes_idempotency_key=True, takes_ticket="optional"
     )
-    return lambda view: describe(counts_late(turned_away.count_late)(view))
+    return lambda view: describe(counts_late(turned_away.count_late)(begins_in_line(view)))
 
 
 def _query_as_sent() -> dict[str, str]:
@@ -155,6 +157,7 @@ def register() -> tuple[Response, int]:
 @endpoints.get("/auth/v2/registration-place")
 @public
 @describes("Where a ticket stands in the waiting room.", answers={200: PlaceAnswer, 422: None}, takes_ticket="required")
+@begins_in_line
 def registration_place() -> Response:
     """V9; the ticket comes in a header, because routers log paths."""
     ticket = _ticket()

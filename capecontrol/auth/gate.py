@@ -12,7 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from capecontrol import clock
+from capecontrol import clock, line
 from capecontrol.errors import CallerLeft, Overloaded
 
 LONGEST_WAIT_SECONDS = 1.0
@@ -94,6 +94,7 @@ class Gate:
         """
         ends_at = clock.monotonic() + clock.seconds_left()
         self._enter()
+        line.let_next_begin()
         try:
             with clock.timed("gate"):
                 wait = min(self._longest_wait(), clock.seconds_left())

@@ -29,6 +29,7 @@ from capecontrol.errors import DomainError, Invalid, RateLimited, RetryLater, Si
 from capecontrol.web import rate_limits
 from capecontrol.web.deadlines import counts_late
 from capecontrol.web.error_handlers import OPEN_TOO_LONG, answers_outdated_form, status_of
+from capecontrol.web.registrations_line import begins_in_line
 from capecontrol.web.template_filters import wait
 
 pages = Blueprint("auth", __name__)
@@ -48,6 +49,7 @@ def _register_again(page: str | None) -> Response | None:
 @public
 @counts_late(turned_away.count_late)
 @answers_outdated_form(_register_again)
+@begins_in_line
 def register() -> Answer:
     """Open an account and sign in; where accounts are private, take the form and send its writer to their mail."""
     form = RegisterForm()

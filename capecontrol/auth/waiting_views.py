@@ -14,6 +14,7 @@ from capecontrol.config import current_settings
 from capecontrol.errors import Invalid, RetryLater, Unavailable
 from capecontrol.web import rate_limits
 from capecontrol.web.error_handlers import OPEN_TOO_LONG, answers_outdated_form, status_of
+from capecontrol.web.registrations_line import begins_in_line
 
 pages = Blueprint("waiting", __name__)
 
@@ -45,6 +46,7 @@ def _wait_again(_: str | None) -> Response | None:
 @pages.route("/register/waiting", methods=["GET", "POST"])
 @public
 @answers_outdated_form(_wait_again)
+@begins_in_line
 def wait() -> Answer:
     """Wait for one's turn, and open the account at it with the password typed once more."""
     kept = waiting_cookie.read()

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from capecontrol import clock
+from capecontrol import clock, line
 from capecontrol.auth import passwords
 from capecontrol.auth.gate import Gate, _Permits, hashing_threads
 from capecontrol.errors import Overloaded
@@ -55,6 +55,21 @@ def test_the_gate_lets_as_many_hash_as_it_has_permits_and_few_wait() -> None:
         waiter.join(5)
         assert refused == [True], "nobody waits longer than the gate's second"
     assert gate.run(lambda: "in") == "in"
+
+
+def test_who_waits_for_a_permit_has_let_the_next_in_line_begin_before() -> None:
+    gate = Gate(permits=1, waiters=1)
+    has_let = threading.Event()
+
+    def wait() -> None:
+        with line.standing_in_it(has_let.set):
+            gate.run(lambda: None)
+
+    with held(gate):
+        waiter = threading.Thread(target=wait)
+        waiter.start()
+        assert has_let.wait(0.9), "before the second is over that it waits"
+    waiter.join(5)
 
 
 def test_who_has_waited_longest_goes_first_also_before_whoever_comes_at_that_moment() -> None:
