@@ -167,10 +167,10 @@ class Line:
             self._began_at[request] = time.monotonic()
             return True
 
-    def leave(self, request: Any) -> None:
-        """Forget one that is done, or that needs no processor any more."""
+    def leave(self, request: Any) -> bool:
+        """Forget one that is done, or that needs no processor any more; say whether somebody can begin instead."""
         with self._changing:
-            self._began_at.pop(request, None)
+            return self._began_at.pop(request, None) is not None and not self.is_empty
 
     def call_next(self) -> list[Any]:
         """Return the connections of those who may begin now."""
@@ -288,8 +288,8 @@ class Worker(gthread.ThreadWorker):
         """Keep the connection for its next request. One that ends was closed by its own thread: gunicorn's main thread
         would wait two seconds for a caller who does not close the other side, and take nobody's connection meanwhile.
         """
-        if fs.exception() is None and fs.result() is _STANDS:
-            return
+        if not fs.cancelled() and fs.exception() is None and fs.result() is _STANDS:
+            return  # it has not begun; another thread answers it
         if conn.sock.fileno() == -1:
             self.nr_conns -= 1
         elif conn.parser is None and not self.alive:
@@ -346,8 +346,7 @@ class Worker(gthread.ThreadWorker):
             self.enqueue_req(conn)
 
     def _leave_line(self, req: Any) -> None:
-        self._line.leave(req)
-        if not self._line.is_empty:
+        if self._line.leave(req):
             self.method_queue.defer(lambda: None)  # only wakes the main thread, which lets the next begin
 
     def _keepalive_after(self, conn: Any, keepalive: Any) -> Any:

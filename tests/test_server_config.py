@@ -316,18 +316,17 @@ def line(configured) -> Any:
 def test_those_who_stand_in_line_begin_in_the_order_in_which_they_came(line) -> None:
     assert [line.begin(number, f"connection {number}") for number in range(5)] == [True, True, False, False, False]
     assert line.call_next() == []
-    line.leave(1)
+    assert line.leave(1) is True, "somebody can begin instead"
     assert line.begin(5, "connection 5") is False, "nobody goes past those who stand"
     assert line.call_next() == ["connection 2"]
     assert line.begin(2, "connection 2") is True, "it was called"
-    line.leave(0)
-    line.leave(2)
-    line.leave(2)
+    assert [line.leave(number) for number in (0, 2, 2)] == [True, True, False]
     assert line.call_next() == ["connection 3", "connection 4"]
     assert not line.is_empty
     line.leave(3)
     assert line.call_next() == ["connection 5"]
     assert line.is_empty
+    assert line.leave(4) is False, "nobody stands"
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ Once with a crowd that really registers; else with tickets nobody comes for, whi
 """
 
 import itertools
+import math
 import re
 import threading
 import time
@@ -807,14 +808,27 @@ def test_a_form_that_was_drawn_anew_leaves_nothing_of_the_old_ones_behind(
     page = context.new_page()
     fill_in(page, live_server, "again@example.com")
     browser = context.new_cdp_session(page)
-    counted = []
-    for _ in range(5):
+
+    def count_nodes(*, expected: float) -> int:
+        """Count them once they are as few as expected, or after a while: a browser gives memory back when it likes."""
+        ends_at = time.monotonic() + 20
+        while True:
+            browser.send("HeapProfiler.collectGarbage")
+            nodes: int = browser.send("Memory.getDOMCounters")["nodes"]
+            if nodes < expected or time.monotonic() > ends_at:
+                return nodes
+            page.wait_for_timeout(200)
+
+    def send_what_is_drawn_anew() -> None:
         page.locator("[name=fax_number]").evaluate("field => { field.value = 'filled in by a password manager'; }")
         send_and_read_the_answer(page)
         expect(page.get_by_role("alert").first).to_contain_text("Please empty it and send the form again.")
-        browser.send("HeapProfiler.collectGarbage")
-        counted.append(browser.send("Memory.getDOMCounters")["nodes"])
-    assert counted[-1] < counted[0] * 1.3
+
+    send_what_is_drawn_anew()
+    expected = count_nodes(expected=math.inf) * 1.3
+    for _ in range(4):
+        send_what_is_drawn_anew()
+    assert count_nodes(expected=expected) < expected
 
 
 @pytest.mark.parametrize("body", ["<h1>Application error</h1>", "", "<html><body id=main data-register>"])
