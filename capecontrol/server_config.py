@@ -129,7 +129,7 @@ _GOODBYE_BYTES = 16 * 1024 * 1024
 """So long a caller may take to close the connection after its last answer, and so much may still come of a body that
 nobody reads. The kernel would take the answer back from who is cut off in the middle of sending."""
 
-_BEGIN_AT_ONCE = 2
+_BEGIN_AT_ONCE = 4
 _COUNTS_SECONDS = 0.25
 _STANDS = object()  # what handling returns of a request that stands in line
 

@@ -333,7 +333,7 @@ def test_those_who_stand_in_line_begin_in_the_order_in_which_they_came(line) -> 
 def people_in_line(tmp_path) -> Iterator[Callable[..., list[Future[str]]]]:
     """Yield a function that sends so many requests which stand in line, and are not answered before `opened` is there,
     and returns once so many have begun."""
-    with ThreadPoolExecutor(10) as people:
+    with ThreadPoolExecutor(12) as people:
 
         def come(server: Server, count: int, query: str = "", *, until_began: int) -> list[Future[str]]:
             answers = [people.submit(server.get, f"/in-line?{query}") for _ in range(count)]
@@ -352,8 +352,8 @@ def people_in_line(tmp_path) -> Iterator[Callable[..., list[Future[str]]]]:
 
 
 def test_what_is_quick_goes_past_those_who_stand_in_line(start, people_in_line, tmp_path) -> None:
-    server = start(instead=COUNT_FOR_LONG, WEB_CONCURRENCY="1", WEB_THREADS="4")
-    answers = people_in_line(server, 8, until_began=2)
+    server = start(instead=COUNT_FOR_LONG, WEB_CONCURRENCY="1", WEB_THREADS="6")
+    answers = people_in_line(server, 12, until_began=4)
     assert server.get("/").startswith("http")
     assert not any(answer.done() for answer in answers)
     (tmp_path / "opened").touch()
@@ -364,13 +364,13 @@ def test_what_is_quick_goes_past_those_who_stand_in_line(start, people_in_line, 
 def test_who_takes_too_long_or_says_so_keeps_nobody_from_beginning(
     start, people_in_line, query: str, instead: dict[str, str]
 ) -> None:
-    people_in_line(start(instead=instead, WEB_CONCURRENCY="1"), 5, query, until_began=5)
+    people_in_line(start(instead=instead, WEB_CONCURRENCY="1"), 9, query, until_began=9)
 
 
 @pytest.mark.parametrize("hops", ["0", "1"])
 def test_those_who_stand_in_line_are_answered_before_the_server_ends(start, people_in_line, tmp_path, hops) -> None:
     server = start(instead=COUNT_FOR_LONG, WEB_CONCURRENCY="1", TRUSTED_PROXY_HOPS=hops)
-    answers = people_in_line(server, 6, until_began=2)
+    answers = people_in_line(server, 9, until_began=4)
     server.process.terminate()
     time.sleep(0.3)
     (tmp_path / "opened").touch()
