@@ -140,7 +140,7 @@ class Line:
     Each takes a processor for some milliseconds before it hashes, or has its place in the waiting room. Where hundreds
     come in one moment, everything quick, such as a check of an address, would wait behind all of them; so a few begin
     at a time. One that has begun counts until it lets the next begin, and no longer than a quarter of a second: where
-    the database hangs, it keeps nobody.
+    the database hangs, four times as many begin each second all the same, which is more than threads are free then.
     """
 
     def __init__(self, at_once: int = _BEGIN_AT_ONCE, counts_seconds: float = _COUNTS_SECONDS) -> None:
@@ -188,7 +188,8 @@ class Line:
 
 
 class HoldingParser(RequestParser):
-    """Gives a request that stood in line once more, when its turn to begin has come."""
+    """Gives a request that stood in line once more, when its turn to begin has come. The rest of it has its time from
+    there on, since that it stood is not its caller's doing."""
 
     held: Any = None
 
@@ -328,11 +329,11 @@ class Worker(gthread.ThreadWorker):
             if not self._line.begin(req, conn):
                 return _STANDS  # another thread may have it already
             conn.parser.held = None
-        self._own.let_next_begin = partial(self._leave_line, req)
-        conn.parser.unreader.expect_body()
-        if any(name == "CONTENT-LENGTH" and int(value) > _MOST_DISCARDED_BYTES for name, value in req.headers):
-            req.force_close()
         try:
+            self._own.let_next_begin = partial(self._leave_line, req)
+            conn.parser.unreader.expect_body()
+            if any(name == "CONTENT-LENGTH" and int(value) > _MOST_DISCARDED_BYTES for name, value in req.headers):
+                req.force_close()
             return super().handle_request(req, conn)
         except BlockingIOError:
             raise ConnectionResetError(errno.ECONNRESET, "the answer was not taken in time") from None
@@ -357,8 +358,8 @@ class Worker(gthread.ThreadWorker):
         return bool(keepalive) and bool(conn.parser.finish_body(deadline=ends_at, max_bytes=_MOST_DISCARDED_BYTES))
 
     def _brings_another(self, conn: Any) -> bool:
-        """Say whether the next request comes within a moment; nobody waits for it when a quarter of the threads is in
-        use, or the connection has more to tell than its socket shows."""
+        """Say whether the next request comes within a moment; nobody waits for it when as much is in hand as keeps a
+        quarter of the threads, or the connection has more to tell than its socket shows."""
         if not _LINGER_MS or self._is_busy() or not self.alive or conn.is_http2 or conn.parser.unreader.buf.getvalue():
             return False
         poller = select.poll()

@@ -362,9 +362,11 @@ def test_what_is_quick_goes_past_those_who_stand_in_line(start, people_in_line, 
 
 @pytest.mark.parametrize(("query", "instead"), [("", {}), ("let-next", COUNT_FOR_LONG)], ids=["too long", "says so"])
 def test_who_takes_too_long_or_says_so_keeps_nobody_from_beginning(
-    start, people_in_line, query: str, instead: dict[str, str]
+    start, people_in_line, tmp_path, query: str, instead: dict[str, str]
 ) -> None:
-    people_in_line(start(instead=instead, WEB_CONCURRENCY="1"), 9, query, until_began=9)
+    answers = people_in_line(start(instead=instead, WEB_CONCURRENCY="1"), 9, query, until_began=9)
+    (tmp_path / "opened").touch()
+    assert all(answer.result().startswith("http") for answer in answers)
 
 
 @pytest.mark.parametrize("hops", ["0", "1"])
@@ -373,9 +375,30 @@ def test_those_who_stand_in_line_are_answered_before_the_server_ends(start, peop
     answers = people_in_line(server, 9, until_began=4)
     server.process.terminate()
     time.sleep(0.3)
+    began = time.monotonic()
     (tmp_path / "opened").touch()
     assert all(answer.result().startswith("http") for answer in answers)
     assert server.process.wait(STOP_SECONDS) == 0
+    assert time.monotonic() - began < 15, "nobody else is waited for, which takes 19 s"
+
+
+@pytest.mark.parametrize("hops", ["0", "1"])
+def test_who_stood_in_line_is_read_to_the_end_and_goes_on_with_the_connection(
+    start, people_in_line, silent, tmp_path, hops
+) -> None:
+    server = start(instead=COUNT_FOR_LONG, WEB_CONCURRENCY="1", TRUSTED_PROXY_HOPS=hops)
+    people_in_line(server, 4, until_began=4)
+    (connection,) = silent(server, 1)
+    connection.sendall(b"POST /in-line HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\na")
+    assert not select.select([connection], [], [], 0.5)[0], "it stands in line"
+    (tmp_path / "opened").touch()
+    connection.sendall(b"b" + 2 * b"GET /read HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    taken = b""
+    while taken.count(b"http 127.0.0.1 ") < 3:
+        more = connection.recv(9000)
+        assert more, taken
+        taken += more
+    assert taken.count(b"HTTP/1.1 200 ") == 3
 
 
 def raw(port: int, request: bytes) -> tuple[int, dict[str, str], bytes]:

@@ -11,11 +11,12 @@ from capecontrol import line
 View = TypeVar("View", bound=Callable[..., Any])
 
 _CONFIG = "BEGIN_IN_LINE"
-"""Where server_config.Worker reads the paths whose POST stands in line."""
+"""Where server_config.Worker reads the paths whose requests stand in line."""
 
 
 def begins_in_line(view: View) -> View:
-    """Mark a view whose POST opens accounts: where many come at once, a few begin at a time."""
+    """Mark a view that opens accounts, or says when one can: where many come at once, a few begin at a time. Its form
+    is drawn in line as well, since that takes a processor as long."""
 
     @wraps(view)
     def in_line(*args: Any, **kwargs: Any) -> Any:

@@ -196,8 +196,9 @@ async def audit(bench: Bench) -> list[Row]:
 
 
 async def burst(bench: Bench) -> list[Row]:
-    """Have 200 people come in the same moment, each on a connection of their own, while others check addresses. Without
-    the router: to one dyno it passes at most 50 at a time, and what is measured is the product."""
+    """Have 200 people come in the same moment, each on a connection of their own, while others check addresses. The 200
+    come without the router: to one dyno it passes at most 50 at a time, and what is measured is the product. The checks
+    come by it all the time until the last has an account."""
     async with _probing(bench, sign_ins_a_second=0) as idle:
         await asyncio.sleep(bench.lengths.probe)
     slowest, failed = [], 0
@@ -298,7 +299,6 @@ class _Seen:
 async def _probing(bench: Bench, *, sign_ins_a_second: float = SIGN_INS_A_SECOND) -> AsyncIterator[_Seen]:
     """Check addresses and sign in at even times for as long as the context lasts."""
     seen = _Seen()
-    until = asyncio.Event()
     sign_ins = [
         request_bytes(
             "POST",
@@ -309,17 +309,18 @@ async def _probing(bench: Bench, *, sign_ins_a_second: float = SIGN_INS_A_SECOND
         )
         for n in range(1, 501)
     ]
-    signing_in = (
-        asyncio.create_task(probe(HOST, bench.router.port, sign_ins, rate=sign_ins_a_second, until=until))
-        if sign_ins_a_second
-        else None
-    )
-    try:
-        async with probing_apart(HOST, bench.router.port, bench.checks(), rate=CHECKS_A_SECOND) as seen.checks:
+    async with probing_apart(HOST, bench.router.port, bench.checks(), rate=CHECKS_A_SECOND) as seen.checks:
+        until = asyncio.Event()
+        signing_in = (
+            asyncio.create_task(probe(HOST, bench.router.port, sign_ins, rate=sign_ins_a_second, until=until))
+            if sign_ins_a_second
+            else None
+        )
+        try:
             yield seen
-    finally:
-        until.set()
-        seen.sign_ins = await signing_in if signing_in else []
+        finally:
+            until.set()
+            seen.sign_ins = await signing_in if signing_in else []
 
 
 class _MeterAfter:

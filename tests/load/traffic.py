@@ -285,7 +285,8 @@ async def probing_apart(host: str, port: int, requests: list[bytes], *, rate: fl
         running = asyncio.get_running_loop().run_in_executor
         probing = running(apart, partial(_probe_until_told, host, port, requests, rate=rate))
         try:
-            await running(None, has_begun.wait, _BEGINS_WITHIN_SECONDS)
+            if not await running(None, has_begun.wait, _BEGINS_WITHIN_SECONDS):
+                raise TimeoutError("the probe did not begin")
             yield answers
         finally:
             is_to_end.set()
