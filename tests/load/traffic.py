@@ -21,6 +21,10 @@ from tests.load.wire import EndOfMessage, Head, MalformedMessage, Receiver
 
 Result = TypeVar("Result")
 
+_BEGINS_WITHIN_SECONDS = 30.0
+_events: list[Event] = []
+"""In a process that only probes: what says that it has begun, and what it ends by."""
+
 
 @dataclass(slots=True)
 class Answer:
@@ -291,10 +295,6 @@ async def probing_apart(host: str, port: int, requests: list[bytes], *, rate: fl
         finally:
             is_to_end.set()
             answers += await probing
-
-
-_BEGINS_WITHIN_SECONDS = 30.0
-_events: list[Event] = []
 
 
 def _remember_events(*events: Event) -> None:
