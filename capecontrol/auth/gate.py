@@ -80,6 +80,7 @@ class Gate:
         self._free = _Permits(permits)
         self._places = permits + waiters
         self._inside = 0
+        self._began_at: dict[int, float] = {}
         self._counting = threading.Lock()
         self._threads = threads or hashing_threads(permits)
         self.seconds = seconds
@@ -113,16 +114,33 @@ class Gate:
         finally:
             self._leave()
 
+    @property
+    def has_room(self) -> bool:
+        """Whether somebody who came now could hash, or would wait for it."""
+        with self._counting:
+            return self._has_room()
+
     def _enter(self) -> None:
         with self._counting:
-            waiting = self._inside - self._permits
-            # What runs may have just begun; then those who wait, and one's own.
-            takes = (waiting + 2) * self.seconds / self._permits + _DEVIATIONS * self._deviation
-            # Somebody waits for each permit however slow the hash is, or it would be idle until the next one comes.
-            is_too_many = waiting >= self._permits and takes > _EXPECTED_WITHIN_SECONDS
-            if self._inside >= self._places or is_too_many:
+            if not self._has_room():
                 raise Overloaded
             self._inside += 1
+
+    def _has_room(self) -> bool:
+        waiting = self._inside - self._permits
+        if waiting < self._permits:
+            # Somebody waits for each permit however slow the hash is, or it would be idle until the next one comes.
+            return self._inside < self._places
+        return self._inside < self._places and self._takes_behind(waiting) <= _EXPECTED_WITHIN_SECONDS
+
+    def _takes_behind(self, waiting: int) -> float:
+        """Return the seconds until somebody is done who comes behind so many who wait."""
+        now = clock.monotonic()
+        free_in = sorted(max(0.0, began_at + self.seconds - now) for began_at in self._began_at.values())
+        # Who has a permit and hashes on another thread in a moment has not begun.
+        free_in += [self.seconds] * (self._permits - len(free_in))
+        rounds, permit = divmod(waiting, self._permits)
+        return free_in[permit] + (rounds + 1) * self.seconds + _DEVIATIONS * self._deviation
 
     def _longest_wait(self) -> float:
         takes = self.seconds + _DEVIATIONS * self._deviation
@@ -135,10 +153,15 @@ class Gate:
     def _measured(self, work: Callable[[], Result], ends_at: float) -> tuple[Result, float]:
         if clock.monotonic() >= ends_at:  # behind the other gate's work on the threads they share
             raise Overloaded
+        thread = threading.get_ident()
+        with self._counting:
+            self._began_at[thread] = clock.monotonic()
         watch = clock.Stopwatch()
         try:
             result = work()
         finally:
+            with self._counting:
+                del self._began_at[thread]
             # Averages that forget slowly; two threads writing them at once lose a sample, which costs nothing.
             beyond = watch.milliseconds() / 1000 - self.seconds
             self._deviation += (abs(beyond) - self._deviation) / 16

@@ -94,6 +94,11 @@ def hash_for_registration(password: str) -> str:
     return hashing.registration.run(lambda: hashing.hasher.hash(_normal(password)))
 
 
+def has_room_for_registration() -> bool:
+    """Say whether the gate would take a registration now."""
+    return _ready().registration.has_room
+
+
 def seconds_per_hash() -> float:
     """Return what a hash takes here lately, in seconds, for estimates of how long others wait."""
     return max(0.001, _ready().registration.seconds)

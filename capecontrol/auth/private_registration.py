@@ -35,6 +35,7 @@ def register(application: Application, *, method: str, idempotency_key: str | No
         room = waiting_room.look()
         if ticket is not None:
             waiting_room.prove(ticket, address.key)
+            waiting_room.turn_back_at_full_gate(ticket)
         is_repeat = _is_repeat(idempotency_key, fingerprint)
         try:
             if not is_repeat:

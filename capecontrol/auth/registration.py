@@ -140,6 +140,7 @@ def register(
             waiting_room.queue_unless(_IS_KNOWN, _names(address, idempotency_key), address.key, room)
         else:
             waiting_room.prove(ticket, address.key)
+            waiting_room.turn_back_at_full_gate(ticket)
         fingerprint = fingerprint_of(application, address)
         at_full_gate = partial(waiting_room.turned_away, address.key, ticket)
         repeat = partial(_repeat, fingerprint, application, actor=actor, mint=mint, at_full_gate=at_full_gate)

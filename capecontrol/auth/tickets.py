@@ -3,10 +3,14 @@
 import hashlib
 import hmac
 from dataclasses import dataclass
+from functools import lru_cache
 
 from itsdangerous import BadSignature, URLSafeSerializer
 
 from capecontrol.errors import Invalid
+
+_REMEMBERED = 256
+"""One registration reads its ticket four times, and to check a signature takes as long as to ask for a place."""
 
 
 class NotATicket(Invalid):
@@ -31,6 +35,7 @@ class Signer:
     def __init__(self, secret_key: str) -> None:
         self._serializer = URLSafeSerializer(secret_key, salt="registration-ticket")
         self._secret = secret_key.encode()
+        self._known = lru_cache(_REMEMBERED)(self._check)
 
     def write(self, ticket: Ticket) -> str:
         """Return the ticket as its holder keeps it."""
@@ -38,12 +43,15 @@ class Signer:
 
     def read(self, text: str) -> Ticket:
         """Return the ticket somebody came with. Raises NotATicket."""
+        return self._known(text)
+
+    def mark(self, email_key: str) -> str:
+        """Return what binds a ticket to its address: a keyed hash, from which the address cannot be guessed."""
+        return hmac.new(self._secret, b"ticket|" + email_key.encode(), hashlib.sha256).hexdigest()[:24]
+
+    def _check(self, text: str) -> Ticket:
         try:
             known = self._serializer.loads(text)
             return Ticket(str(known[0]), int(known[1]), str(known[2]))
         except (BadSignature, TypeError, ValueError, IndexError, KeyError):
             raise NotATicket from None
-
-    def mark(self, email_key: str) -> str:
-        """Return what binds a ticket to its address: a keyed hash, from which the address cannot be guessed."""
-        return hmac.new(self._secret, b"ticket|" + email_key.encode(), hashlib.sha256).hexdigest()[:24]

@@ -16,6 +16,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
 from capecontrol import clock, each_second, ids
+from capecontrol.auth import passwords
 from capecontrol.auth.tickets import NotATicket, Signer, Ticket
 from capecontrol.auth.turns import (
     LOCK_MS,
@@ -241,9 +242,16 @@ def turned_away(email_key: str, ticket: str | None) -> Overloaded:
         if not isinstance(found, Queued) or found.place.status != "ready":
             return found
         ticket = found.ticket
-    if _renew_turn(room.signer.read(ticket)):
-        return Queued(_at_turn(TURN_LASTS_SECONDS), ticket)
-    return _queue(email_key, room.turns.current())
+    return _at_turn_anew(ticket) or _queue(email_key, room.turns.current())
+
+
+def turn_back_at_full_gate(ticket: str) -> None:
+    """Let somebody at their turn come again at once where the gate has no room now: what is asked before the gate is
+    most of what it would cost. Whoever is not at their turn goes on. Raises Queued and NotATicket."""
+    if _ready().is_open and not passwords.has_room_for_registration():
+        again = _at_turn_anew(ticket)
+        if again is not None:
+            raise again
 
 
 def use(ticket_id: str) -> None:
@@ -354,6 +362,12 @@ def _ask(statement: str, parameters: tuple[Any, ...]) -> Row | None:
 def _renew_turn(ticket: Ticket) -> bool:
     """Let a turn begin anew; say whether there was one that was not over."""
     return _ask(_RENEW, (ticket.id,)) is not None
+
+
+def _at_turn_anew(ticket: str) -> Queued | None:
+    """Let the turn begin anew, and return what its owner is told; None where there is no turn, or none any more."""
+    is_renewed = _renew_turn(_ready().signer.read(ticket))
+    return Queued(_at_turn(TURN_LASTS_SECONDS), ticket) if is_renewed else None
 
 
 def _place_of(ticket: Ticket) -> Place:

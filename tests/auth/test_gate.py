@@ -159,6 +159,29 @@ def test_who_would_wait_too_long_is_refused_at_once() -> None:
             first.result()
 
 
+def test_another_may_wait_where_the_hash_before_is_nearly_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or a permit would be free, now and then, for as long as it takes until somebody else comes."""
+    gate = Gate(permits=1, waiters=7, seconds=0.5)
+    with held(gate):
+        gate._enter()
+        assert not gate.has_room, "who hashes has just begun, and one waits"
+        nearly_done = clock.monotonic() + 0.4
+        monkeypatch.setattr(clock, "monotonic", lambda: nearly_done)
+        assert gate.has_room
+        gate._enter()
+        assert not gate.has_room, "that is a hash more to wait for"
+
+
+def test_who_comes_waits_behind_those_of_the_permit_that_is_free_first() -> None:
+    gate = Gate(permits=2, waiters=8, seconds=0.25)
+    with held(gate), held(gate):
+        began_at = sorted(gate._began_at.values())
+        takes = [gate._takes_behind(waiting) + clock.monotonic() for waiting in range(4)]
+    assert takes == pytest.approx(
+        [began_at[0] + 0.5, began_at[1] + 0.5, began_at[0] + 0.75, began_at[1] + 0.75], abs=0.05
+    )
+
+
 def test_somebody_may_wait_for_each_permit_however_slow_the_hash_is() -> None:
     """Or it would be idle from its end until the next one comes."""
     gate = Gate(permits=2, waiters=6, seconds=10.0)

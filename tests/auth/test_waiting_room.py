@@ -371,6 +371,36 @@ def test_a_full_gate_at_ones_turn_keeps_the_turn(client: FlaskClient) -> None:
     assert register(client, ticket=ticket).status_code == 201
 
 
+def test_a_gate_that_fills_a_moment_later_keeps_the_turn_too(
+    client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ticket = draw(client)
+    place(client, ticket)
+    monkeypatch.setattr(passwords, "has_room_for_registration", lambda: True)  # as it was then
+    with full_gate():
+        answer = register(client, ticket=ticket)
+    assert (answer.status_code, answer.json["ticket"], answer.json["place"]) == (503, ticket, 0)
+    assert register(client, ticket=ticket).status_code == 201
+
+
+def test_at_a_full_gate_nothing_is_looked_up_of_who_comes_at_their_turn(
+    client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ticket = draw(client)
+    place(client, ticket)
+    monkeypatch.setattr(registration, "_known", lambda *_: pytest.fail("it would be asked again a second later"))
+    with full_gate():
+        assert register(client, ticket=ticket).json["ticket"] == ticket
+
+
+def test_at_a_full_gate_who_has_the_account_already_is_told_so(client: FlaskClient) -> None:
+    ticket = draw(client)
+    place(client, ticket)
+    assert register(client, ticket=ticket).status_code == 201
+    with full_gate():
+        assert register(client, ticket=ticket).status_code == 409
+
+
 def test_a_poll_while_waiting_asks_the_database_nothing(
     app: Flask, client: FlaskClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
