@@ -32,6 +32,9 @@ _EVERYBODY_LEAVES = (
     "UPDATE registration_tickets SET left_at = clock_timestamp() WHERE done_at IS NULL AND left_at IS NULL"
 )
 
+NOTICED_WITHIN_SECONDS = 3.0
+"""So long the processes may go by how full the room was; who comes then is told of a long wait."""
+
 WARM_UP_SECONDS = 5.0
 HEALTH_CHECKS_A_SECOND = 5.0
 
@@ -54,6 +57,7 @@ def run(options: Namespace, database: Database | None = None) -> Report:
         core_ms = _Hashes.logged(scene).core_ms_since(hashes)
         counted = database.count_accounts("flood")
         database.ask(_EVERYBODY_LEAVES)
+        time.sleep(NOTICED_WITHIN_SECONDS)
         after = asyncio.run(_at_capacity(scene, "after", seconds=seconds))
         scene.router.stop()
         flood = _Flood(journeys, health, used, core_ms, *counted)
