@@ -22,6 +22,7 @@ from collections import deque
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from gunicorn import util
 from gunicorn.http import errors
@@ -324,7 +325,7 @@ class Worker(gthread.ThreadWorker):
 
     def handle_request(self, req: Any, conn: Any) -> Any:
         """Answer, as long as the caller takes the answer; who does not is left, or would hold a thread for ever."""
-        if req.path in self._in_line:
+        if unquote(req.path) in self._in_line:  # as the application will read it
             conn.parser.held = req
             if not self._line.begin(req, conn):
                 return _STANDS  # another thread may have it already

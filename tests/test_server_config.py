@@ -335,8 +335,10 @@ def people_in_line(tmp_path) -> Iterator[Callable[..., list[Future[str]]]]:
     and returns once so many have begun."""
     with ThreadPoolExecutor(12) as people:
 
-        def come(server: Server, count: int, query: str = "", *, until_began: int) -> list[Future[str]]:
-            answers = [people.submit(server.get, f"/in-line?{query}") for _ in range(count)]
+        def come(
+            server: Server, count: int, query: str = "", *, path: str = "/in-line", until_began: int
+        ) -> list[Future[str]]:
+            answers = [people.submit(server.get, f"{path}?{query}") for _ in range(count)]
             ends_at = time.monotonic() + 30
             while (began := len([*tmp_path.glob("began-*")])) < until_began:
                 assert time.monotonic() < ends_at, f"{began} have begun"
@@ -351,9 +353,10 @@ def people_in_line(tmp_path) -> Iterator[Callable[..., list[Future[str]]]]:
             (tmp_path / "opened").touch()
 
 
-def test_what_is_quick_goes_past_those_who_stand_in_line(start, people_in_line, tmp_path) -> None:
+@pytest.mark.parametrize("path", ["/in-line", "/%69n-line"], ids=["plain", "encoded"])
+def test_what_is_quick_goes_past_those_who_stand_in_line(start, people_in_line, tmp_path, path: str) -> None:
     server = start(instead=COUNT_FOR_LONG, WEB_CONCURRENCY="1", WEB_THREADS="6")
-    answers = people_in_line(server, 12, until_began=4)
+    answers = people_in_line(server, 12, path=path, until_began=4)
     assert server.get("/").startswith("http")
     assert not any(answer.done() for answer in answers)
     (tmp_path / "opened").touch()
