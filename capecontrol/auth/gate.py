@@ -127,11 +127,11 @@ class Gate:
             self._inside += 1
 
     def _has_room(self) -> bool:
+        if self._inside >= self._places:
+            return False
         waiting = self._inside - self._permits
-        if waiting < self._permits:
-            # Somebody waits for each permit however slow the hash is, or it would be idle until the next one comes.
-            return self._inside < self._places
-        return self._inside < self._places and self._takes_behind(waiting) <= _EXPECTED_WITHIN_SECONDS
+        # Somebody waits for each permit however slow the hash is, or it would be idle until the next one comes.
+        return waiting < self._permits or self._takes_behind(waiting) <= _EXPECTED_WITHIN_SECONDS
 
     def _takes_behind(self, waiting: int) -> float:
         """Return the seconds until somebody is done who comes behind so many who wait."""
