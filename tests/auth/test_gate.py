@@ -172,14 +172,13 @@ def test_another_may_wait_where_the_hash_before_is_nearly_done(monkeypatch: pyte
         assert not gate.has_room, "that is a hash more to wait for"
 
 
-def test_who_comes_waits_behind_those_of_the_permit_that_is_free_first() -> None:
+def test_who_comes_waits_behind_those_of_the_permit_that_is_free_first(monkeypatch: pytest.MonkeyPatch) -> None:
     gate = Gate(permits=2, waiters=8, seconds=0.25)
     with held(gate), held(gate):
-        began_at = sorted(gate._began_at.values())
-        takes = [gate._takes_behind(waiting) + clock.monotonic() for waiting in range(4)]
-    assert takes == pytest.approx(
-        [began_at[0] + 0.5, began_at[1] + 0.5, began_at[0] + 0.75, began_at[1] + 0.75], abs=0.05
-    )
+        gate._began_at = dict(zip(gate._began_at, (99.9, 99.8), strict=True))
+        monkeypatch.setattr(clock, "monotonic", lambda: 100.0)
+        takes = [gate._takes_behind(waiting) for waiting in range(4)]
+    assert takes == pytest.approx([0.05 + 0.25, 0.15 + 0.25, 0.05 + 0.5, 0.15 + 0.5])
 
 
 def test_somebody_may_wait_for_each_permit_however_slow_the_hash_is() -> None:
