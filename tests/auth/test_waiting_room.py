@@ -362,21 +362,14 @@ def test_a_passed_turn_means_a_new_place(client: FlaskClient, db_session: Sessio
     assert answer.json["ticket"] != ticket
 
 
-def test_a_full_gate_at_ones_turn_keeps_the_turn(client: FlaskClient) -> None:
-    ticket = draw(client)
-    place(client, ticket)
-    with full_gate():
-        answer = register(client, ticket=ticket)
-    assert (answer.status_code, answer.json["ticket"], answer.json["place"]) == (503, ticket, 0)
-    assert register(client, ticket=ticket).status_code == 201
-
-
-def test_a_gate_that_fills_a_moment_later_keeps_the_turn_too(
-    client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("had_room_a_moment_before", [False, True])
+def test_a_full_gate_at_ones_turn_keeps_the_turn(
+    client: FlaskClient, monkeypatch: pytest.MonkeyPatch, had_room_a_moment_before: bool
 ) -> None:
     ticket = draw(client)
     place(client, ticket)
-    monkeypatch.setattr(passwords, "has_room_for_registration", lambda: True)  # as it was then
+    if had_room_a_moment_before:
+        monkeypatch.setattr(passwords, "has_room_for_registration", lambda: True)
     with full_gate():
         answer = register(client, ticket=ticket)
     assert (answer.status_code, answer.json["ticket"], answer.json["place"]) == (503, ticket, 0)
