@@ -45,8 +45,9 @@ class Limit:
     is_hot: bool = False
 
 
-# Several registrations a minute from one address are a household or a classroom, so these stop only machines.
-REGISTER = Limit("register", hits=120, seconds=600)
+# Several registrations a minute from one address are a household or a classroom, so these stop only machines. Hot,
+# because where many come, to count in the table would cost as much as to give them a place.
+REGISTER = Limit("register", hits=120, seconds=600, is_hot=True)
 # For each ticket and caller, who was counted when it was drawn: at a turn, a try each second while the gate is full.
 REGISTER_WITH_TICKET = Limit("register_with_ticket", hits=120, seconds=600, is_hot=True)
 SIGN_IN = Limit("sign_in", hits=60, seconds=60)

@@ -118,7 +118,7 @@ def test_a_ticket_cannot_be_moved_to_another_address(client: FlaskClient, db_ses
     assert db_session.scalar(select(User.id)) is None
 
 
-@pytest.mark.parametrize("ticket", ["x", "a.b", "WyJhIiwxLCJiIl0.signature", "é", "x" * 501])
+@pytest.mark.parametrize("ticket", ["x", "a.b", "a.1.b.signature", "é", "x" * 501])
 def test_a_forged_ticket_is_worth_nothing(client: FlaskClient, ticket: str) -> None:
     assert place(client, ticket.encode().decode("latin-1")).status_code == 422
     assert register(client, ticket=ticket.encode().decode("latin-1")).status_code == 422
@@ -263,19 +263,24 @@ def test_a_registration_sent_again_is_answered_at_once_however_many_wait(
 
 
 def test_whoever_comes_while_others_wait_costs_the_database_one_question(
-    client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+    databases: Databases, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    no_turns(monkeypatch)
-    draw(client, "first@example.com")
     asked: list[str] = []
 
     def ask(*question: Any, **limits: Any) -> Any:
         asked.append(question[0])
         return run_alone(*question, **limits)
 
-    for module in (registration, waiting_room):
-        monkeypatch.setattr(module, "run_alone", ask)
-    assert register(client, "late@example.com").json["place"] == 2
+    no_turns(monkeypatch)
+    with databases.clone() as url:
+        app = create_app(settings_for(url, ratelimit_enabled=True))
+        try:
+            draw(app.test_client(), "first@example.com")
+            for module in (rate_limits, registration, waiting_room):
+                monkeypatch.setattr(module, "run_alone", ask)
+            assert register(app.test_client(), "late@example.com").json["place"] == 2
+        finally:
+            dispose(app)
     assert len(asked) == 1
 
 
