@@ -165,7 +165,7 @@ def registration_place() -> Response:
         raise NotATicket
     place = waiting_room.get_place(ticket)
     answer = PlaceAnswer.model_validate(place, from_attributes=True)
-    response = jsonify(answer.model_dump())
+    response = Response(answer.model_dump_json(), mimetype="application/json")
     response.headers["Retry-After"] = str(place.poll_seconds)
     return response
 
@@ -355,7 +355,7 @@ def _register(method: str, shapes: Mapping[int, Any]) -> tuple[Response, int]:
 def _queued(queued: waiting_room.Queued, shape: type[QueuedAnswer]) -> Response:
     place = queued.place
     answer = shape(detail=queued.detail, ticket=queued.ticket, place=place.place, eta_seconds=place.eta_seconds)
-    response = jsonify(answer.model_dump())
+    response = Response(answer.model_dump_json(), mimetype="application/json")
     response.headers["Retry-After"] = str(queued.retry_after)
     return response
 

@@ -30,6 +30,8 @@ _M_ARENA_MAX = -8  # of glibc's malloc.h
 _OTHER_THREADS = 8  # the main one, what runs each second, and room for a library's
 _PRODUCT_WORDS = ("capecontrol",)
 _LEET = str.maketrans("013457@$!", "oieastasi")
+_NO_LETTERS = re.compile(r"[\W\d_]+")
+_AT_THE_ENDS = re.compile(r"^[\W\d_]+|[\W\d_]+$")
 _WEIGHTS = {"minLength": 25, "hasUpper": 20, "hasLower": 20, "hasNumber": 20, "hasSpecial": 15}
 
 
@@ -137,12 +139,13 @@ def problems(password: str, *, email: str = "", name: str = "") -> list[str]:
         return [f"Use at least {SHORTEST} characters. A few unrelated words make a good password."]
     if len(password) > LONGEST:
         return [f"Use at most {LONGEST} characters."]
-    if any(unicodedata.category(character) in ("Cc", "Cs") for character in password):
+    if not password.isprintable() and any(unicodedata.category(character) in ("Cc", "Cs") for character in password):
         return ["Control characters cannot be part of a password."]
     folded = password.casefold()
-    if any(_is_little_more_than(word, folded) for word in _PRODUCT_WORDS):
+    letters = _letters(folded)
+    if any(_is_little_more_than(word, letters) for word in _PRODUCT_WORDS):
         return ["This is little more than our own name. Please choose something harder to guess."]
-    if _is_part_of(email, folded) or any(_is_little_more_than(word, folded) for word in _own_words(email, name)):
+    if _is_part_of(email, letters) or any(_is_little_more_than(word, letters) for word in _own_words(email, name)):
         return ["This is little more than your own name or address. Please choose something harder to guess."]
     if _is_common(folded):
         return ["This password is on lists that attackers try first. Please choose another."]
@@ -197,27 +200,25 @@ def _own_words(email: str, name: str) -> list[str]:
     return [word for word in words if len(word) >= 4]
 
 
-def _is_little_more_than(word: str, folded: str) -> bool:
-    """Say whether the password is the word with fewer than four letters beside, whatever digits and marks it has."""
-    letters = _letters(folded)
+def _is_little_more_than(word: str, letters: str) -> bool:
+    """Say whether the password, of which these are the letters, is the word with fewer than four beside."""
     return word in letters and len(letters) - len(word) < 4
 
 
-def _is_part_of(email: str, folded: str) -> bool:
-    """Say whether the password is a piece of the person's own address."""
-    letters = _letters(folded)
+def _is_part_of(email: str, letters: str) -> bool:
+    """Say whether the password, of which these are the letters, is a piece of the person's own address."""
     return len(letters) >= 6 and letters in _letters(email)
 
 
 def _letters(text: str) -> str:
-    return re.sub(r"[\W\d_]+", "", text.casefold())
+    return _NO_LETTERS.sub("", text.casefold())
 
 
 def _is_common(folded: str) -> bool:
     """Say whether the password is a listed one, also in disguise: doubled, decorated at its ends, or a plain row."""
     candidates = {folded, folded.translate(_LEET)}
-    candidates |= {re.sub(r"^[\W\d_]+|[\W\d_]+$", "", candidate) for candidate in tuple(candidates)}
-    candidates |= {_repeated_part(candidate) for candidate in tuple(candidates)}
+    candidates |= {_AT_THE_ENDS.sub("", candidate) for candidate in candidates}
+    candidates |= {_repeated_part(candidate) for candidate in candidates}
     return (
         len(_repeated_part(folded)) < 4
         or any(_is_listed(candidate) for candidate in candidates)
