@@ -130,8 +130,9 @@ _GOODBYE_BYTES = 16 * 1024 * 1024
 """So long a caller may take to close the connection after its last answer, and so much may still come of a body that
 nobody reads. The kernel would take the answer back from who is cut off in the middle of sending."""
 
-_BEGIN_AT_ONCE = 4
+_BEGIN_AT_ONCE = 2
 _COUNTS_SECONDS = 0.25
+_MOST_SHOWN_BYTES = limit_request_line
 _STANDS = object()  # what handling returns of a request that stands in line
 
 
@@ -149,7 +150,7 @@ class Line:
         self._at_once = at_once
         self._counts_seconds = counts_seconds
         self._began_at: dict[Any, float] = {}
-        self._standing: deque[tuple[Any, Any]] = deque()
+        self._standing: deque[Any] = deque()
         self._changing = threading.Lock()
 
     @property
@@ -157,30 +158,29 @@ class Line:
         """Whether nobody stands in it."""
         return not self._standing
 
-    def begin(self, request: Any, conn: Any) -> bool:
-        """Say whether the request may begin; otherwise it stands in line with its connection, until `call_next`."""
+    def begin(self, conn: Any) -> bool:
+        """Say whether the connection's request may begin; otherwise it stands in line, until `call_next`."""
         with self._changing:
-            if request in self._began_at:
+            if conn in self._began_at:
                 return True
             if self._standing or not self._has_room():
-                self._standing.append((request, conn))
+                self._standing.append(conn)
                 return False
-            self._began_at[request] = time.monotonic()
+            self._began_at[conn] = time.monotonic()
             return True
 
-    def leave(self, request: Any) -> bool:
+    def leave(self, conn: Any) -> bool:
         """Forget one that is done, or that needs no processor any more; say whether somebody can begin instead."""
         with self._changing:
-            return self._began_at.pop(request, None) is not None and not self.is_empty
+            return self._began_at.pop(conn, None) is not None and not self.is_empty
 
     def call_next(self) -> list[Any]:
         """Return the connections of those who may begin now."""
         called = []
         with self._changing:
             while self._standing and self._has_room():
-                request, conn = self._standing.popleft()
-                self._began_at[request] = time.monotonic()
-                called.append(conn)
+                called.append(self._standing.popleft())
+                self._began_at[called[-1]] = time.monotonic()
         return called
 
     def _has_room(self) -> bool:
@@ -277,9 +277,30 @@ class Worker(gthread.ThreadWorker):
             sys.stderr.flush()
             os._exit(0)
 
+    def enqueue_req(self, conn: Any) -> None:
+        """Have a thread read and answer the request. One that shows by a whole head that it has to stand in line is not
+        read before it begins: else the heads of hundreds would be read before the next check of an address."""
+        if not self._shows_one_for_the_line(conn) or self._line.begin(conn):
+            super().enqueue_req(conn)
+
+    def _shows_one_for_the_line(self, conn: Any) -> bool:
+        try:
+            shown = conn.sock.recv(_MOST_SHOWN_BYTES, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except OSError:
+            return False
+        words = shown.split(b" ", 2)
+        if len(words) < 3 or b"\r\n\r\n" not in shown:
+            return False
+        return self._is_in_line(words[1].partition(b"?")[0].decode("latin-1"))
+
+    def _is_in_line(self, path: str) -> bool:
+        return unquote(path) in self._in_line  # as the application will read it
+
     def handle(self, conn: Any) -> Any:
         """Answer a request, and those that follow it soon on the same connection, as a router's do."""
         result = self._handle_one(conn)
+        if result is not _STANDS:
+            self._leave_line(conn)  # also where it was called and brought no request
         while result is True and self._brings_another(conn):
             result = self._handle_one(conn)
         if result is False:
@@ -325,13 +346,13 @@ class Worker(gthread.ThreadWorker):
 
     def handle_request(self, req: Any, conn: Any) -> Any:
         """Answer, as long as the caller takes the answer; who does not is left, or would hold a thread for ever."""
-        if unquote(req.path) in self._in_line:  # as the application will read it
+        if self._is_in_line(req.path):
             conn.parser.held = req
-            if not self._line.begin(req, conn):
+            if not self._line.begin(conn):
                 return _STANDS  # another thread may have it already
             conn.parser.held = None
         try:
-            self._own.let_next_begin = partial(self._leave_line, req)
+            self._own.let_next_begin = partial(self._leave_line, conn)
             conn.parser.unreader.expect_body()
             if any(name == "CONTENT-LENGTH" and int(value) > _MOST_DISCARDED_BYTES for name, value in req.headers):
                 req.force_close()
@@ -339,16 +360,16 @@ class Worker(gthread.ThreadWorker):
         except BlockingIOError:
             raise ConnectionResetError(errno.ECONNRESET, "the answer was not taken in time") from None
         finally:
-            self._leave_line(req)
+            self._leave_line(conn)
 
     def wait_for_and_dispatch_events(self, timeout: float) -> None:
         """Do what there is to do, and let those begin whose turn it is."""
         super().wait_for_and_dispatch_events(timeout if self._line.is_empty else min(timeout, _COUNTS_SECONDS))
         for conn in self._line.call_next():
-            self.enqueue_req(conn)
+            super().enqueue_req(conn)
 
-    def _leave_line(self, req: Any) -> None:
-        if self._line.leave(req):
+    def _leave_line(self, conn: Any) -> None:
+        if self._line.leave(conn):
             self.method_queue.defer(lambda: None)  # only wakes the main thread, which lets the next begin
 
     def _keepalive_after(self, conn: Any, keepalive: Any) -> Any:

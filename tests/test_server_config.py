@@ -314,19 +314,51 @@ def line(configured) -> Any:
 
 
 def test_those_who_stand_in_line_begin_in_the_order_in_which_they_came(line) -> None:
-    assert [line.begin(number, f"connection {number}") for number in range(5)] == [True, True, False, False, False]
+    assert [line.begin(number) for number in range(5)] == [True, True, False, False, False]
     assert line.call_next() == []
     assert line.leave(1) is True, "somebody can begin instead"
-    assert line.begin(5, "connection 5") is False, "nobody goes past those who stand"
-    assert line.call_next() == ["connection 2"]
-    assert line.begin(2, "connection 2") is True, "it was called"
+    assert line.begin(5) is False, "nobody goes past those who stand"
+    assert line.call_next() == [2]
+    assert line.begin(2) is True, "it was called"
     assert [line.leave(number) for number in (0, 2, 2)] == [True, True, False]
-    assert line.call_next() == ["connection 3", "connection 4"]
+    assert line.call_next() == [3, 4]
     assert not line.is_empty
     line.leave(3)
-    assert line.call_next() == ["connection 5"]
+    assert line.call_next() == [5]
     assert line.is_empty
     assert line.leave(4) is False, "nobody stands"
+
+
+@pytest.mark.parametrize(
+    ("shown", "stands"),
+    [
+        (b"GET /in-line HTTP/1.1\r\nHost: localhost\r\n\r\n", True),
+        (b"POST /%69n-line?a=b HTTP/1.1\r\nHost: localhost\r\n\r\nbody", True),
+        (b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", False),
+        (b"GET /in-line HTTP/1.1\r\nHost: loc", False),
+        (b"GET http://localhost/in-line HTTP/1.1\r\n\r\n", False),
+        (b"\r\n\r\n", False),
+        (b"", False),
+    ],
+    ids=["whole", "with a body", "quick", "half a head", "the longer form", "nonsense", "nothing yet"],
+)
+def test_who_has_to_stand_in_line_is_not_read_before(
+    configured, line, monkeypatch: pytest.MonkeyPatch, shown: bytes, stands: bool
+) -> None:
+    worker = object.__new__(configured().worker_class)
+    worker._line, worker._in_line = line, {"/in-line"}
+    read: list[Any] = []
+    monkeypatch.setattr(ThreadWorker, "enqueue_req", lambda _, conn: read.append(conn))
+    assert line.begin(1)
+    caller, ours = socket.socketpair()
+    with caller, ours:
+        caller.sendall(shown)
+        first, second = (type("Connection", (), {"sock": ours})() for _ in range(2))
+        worker.enqueue_req(first)
+        worker.enqueue_req(second)
+        assert read == ([first] if stands else [first, second])
+        line.leave(1)
+        assert line.call_next() == ([second] if stands else [])
 
 
 @pytest.fixture
@@ -356,7 +388,7 @@ def people_in_line(tmp_path) -> Iterator[Callable[..., list[Future[str]]]]:
 @pytest.mark.parametrize("path", ["/in-line", "/%69n-line"], ids=["plain", "encoded"])
 def test_what_is_quick_goes_past_those_who_stand_in_line(start, people_in_line, tmp_path, path: str) -> None:
     server = start(instead=COUNT_FOR_LONG, WEB_CONCURRENCY="1", WEB_THREADS="6")
-    answers = people_in_line(server, 12, path=path, until_began=4)
+    answers = people_in_line(server, 12, path=path, until_began=2)
     assert server.get("/").startswith("http")
     assert not any(answer.done() for answer in answers)
     (tmp_path / "opened").touch()
@@ -375,7 +407,7 @@ def test_who_takes_too_long_or_says_so_keeps_nobody_from_beginning(
 @pytest.mark.parametrize("hops", ["0", "1"])
 def test_those_who_stand_in_line_are_answered_before_the_server_ends(start, people_in_line, tmp_path, hops) -> None:
     server = start(instead=COUNT_FOR_LONG, WEB_CONCURRENCY="1", TRUSTED_PROXY_HOPS=hops)
-    answers = people_in_line(server, 9, until_began=4)
+    answers = people_in_line(server, 9, until_began=2)
     server.process.terminate()
     time.sleep(0.3)
     began = time.monotonic()
@@ -390,7 +422,7 @@ def test_who_stood_in_line_is_read_to_the_end_and_goes_on_with_the_connection(
     start, people_in_line, silent, tmp_path, hops
 ) -> None:
     server = start(instead=COUNT_FOR_LONG, WEB_CONCURRENCY="1", TRUSTED_PROXY_HOPS=hops)
-    people_in_line(server, 4, until_began=4)
+    people_in_line(server, 4, until_began=2)
     (connection,) = silent(server, 1)
     connection.sendall(b"POST /in-line HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\na")
     assert not select.select([connection], [], [], 0.5)[0], "it stands in line"
