@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import functools
 import gc
+import math
 import random
 import re
 import resource
@@ -20,7 +21,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TextIO
+from typing import TextIO, cast
 from uuid import uuid4
 
 import uvloop
@@ -50,7 +51,7 @@ DESCRIPTIONS = {
     "H28": "Client Connection Idle",
 }
 CLIENT_GONE_STATUS = 499
-_READ_BYTES = 65_536
+_MOST_UNREAD_BYTES = 131_072
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9-]{20,200}")
 _FLUSH_SECONDS = 0.5
 
@@ -118,17 +119,127 @@ class RouterTrouble(Exception):
         self.code = code
 
 
-@dataclass(slots=True)
-class _Upstream:
-    """A connection to a dyno."""
+class _Peer(asyncio.Protocol):
+    """The other end of a connection: what it has sent, and a wait for more. Knows at once when it has gone, also while
+    nobody waits; asyncio's streams take twice as long for each message, of the cores that the server needs."""
 
-    reader: asyncio.StreamReader
-    writer: asyncio.StreamWriter
-    receiver: Receiver
-    idle_since: float = 0.0
+    def __init__(self, *, of_requests: bool) -> None:
+        self.receiver = Receiver(of_requests=of_requests)
+        self.is_gone = False
+        self._transport: asyncio.Transport | None = None
+        self._loop = asyncio.get_running_loop()
+        self._waiting: asyncio.Future[None] | None = None
+        self._writing: asyncio.Future[None] | None = None
+        self._is_broken = False
+        self._unread_bytes = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        self.receiver.feed(data)
+        self._unread_bytes += len(data)
+        if self._waiting is None and self._unread_bytes > _MOST_UNREAD_BYTES and self._transport is not None:
+            self._transport.pause_reading()
+        _wake(self._waiting)
+
+    def eof_received(self) -> bool:
+        self._has_gone()
+        return True
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._is_broken = exc is not None or self._writing is not None
+        self._has_gone()
+        _wake(self._writing)
+
+    def pause_writing(self) -> None:
+        self._writing = self._loop.create_future()
+
+    def resume_writing(self) -> None:
+        _wake(self._writing)
+        self._writing = None
+
+    def _has_gone(self) -> None:
+        self.is_gone = True
+        self.receiver.feed(b"")
+        _wake(self._waiting)
+
+    async def more(self, seconds: float = math.inf, or_else: str = "") -> None:
+        """Wait until more has come, or the end of it. Raises ConnectionError when it broke off, and RouterTrouble with
+        the code `or_else` after so many seconds."""
+        self._unread_bytes = 0
+        if self._is_broken:
+            raise ConnectionResetError
+        if self.is_gone or self._transport is None:
+            return
+        self._transport.resume_reading()
+        self._waiting = self._loop.create_future()
+        timer = self._loop.call_later(seconds, self._give_up, or_else) if seconds < math.inf else None
+        try:
+            await self._waiting
+        finally:
+            self._waiting = None
+            if timer is not None:
+                timer.cancel()
+        if self._is_broken:
+            raise ConnectionResetError
+
+    def _give_up(self, code: str) -> None:
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_exception(RouterTrouble(code))
+
+    def write(self, data: bytes) -> None:
+        if self._transport is not None:
+            self._transport.write(data)
+
+    async def drain(self) -> None:
+        """Wait until little is left to be sent. Raises ConnectionError when the connection is lost."""
+        if self._writing is not None:
+            await self._writing
+        if self._is_broken or self._transport is None or (self.is_gone and self._transport.is_closing()):
+            raise ConnectionResetError
+
+    def close(self) -> None:
+        """Close when everything is sent."""
+        if self._transport is not None:
+            self._transport.close()
 
     def abort(self) -> None:
-        self.writer.transport.abort()
+        if self._transport is not None:
+            self._transport.abort()
+
+
+class _Upstream(_Peer):
+    """A connection to a dyno."""
+
+    def __init__(self) -> None:
+        super().__init__(of_requests=False)
+        self.idle_since = 0.0
+
+
+class _Client(_Peer):
+    """A client's connection; when the client goes, so does the one to the dyno that works for it."""
+
+    def __init__(self, serve: Callable[["_Client"], object]) -> None:
+        super().__init__(of_requests=True)
+        self.upstream: _Upstream | None = None
+        self.address = ""
+        self._serve = serve
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self.address = str(transport.get_extra_info("peername")[0])
+        self._serve(self)
+
+    def _has_gone(self) -> None:
+        super()._has_gone()
+        if self.upstream is not None:
+            self.upstream.abort()  # whoever waits for the dyno's answer learns it by this
+
+
+def _wake(waiting: asyncio.Future[None] | None) -> None:
+    if waiting is not None and not waiting.done():
+        waiting.set_result(None)
 
 
 @dataclass(slots=True)
@@ -140,35 +251,6 @@ class _Dyno:
     is_removed: bool = False
     left_alone_until: float = 0.0
     kept: list[_Upstream] = field(default_factory=list)
-
-
-class _Client(asyncio.StreamReaderProtocol):
-    """A client's connection that says at once when the client has gone, also while nobody reads from it."""
-
-    def __init__(self, serve: Callable[["_Client"], object], loop: asyncio.AbstractEventLoop) -> None:
-        self.reader = asyncio.StreamReader(limit=_READ_BYTES, loop=loop)
-        super().__init__(self.reader, self._connected, loop=loop)
-        self.receiver = Receiver(of_requests=True)
-        self.is_gone = False
-        self.upstream: _Upstream | None = None
-        self._serve = serve
-
-    def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.writer = writer
-        self._serve(self)
-
-    def eof_received(self) -> bool | None:
-        self._has_gone()
-        return super().eof_received()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._has_gone()
-        super().connection_lost(exc)
-
-    def _has_gone(self) -> None:
-        self.is_gone = True
-        if self.upstream is not None:
-            self.upstream.abort()  # whoever waits for the dyno's answer learns it by this
 
 
 class Router:
@@ -198,7 +280,7 @@ class Router:
         """Listen on 127.0.0.1; with port 0 on a free one, which `port` then tells."""
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(
-            lambda: _Client(self._accept, loop), "127.0.0.1", port, backlog=4096, start_serving=True
+            lambda: _Client(self._accept), "127.0.0.1", port, backlog=4096, start_serving=True
         )
         self.port = int(self._server.sockets[0].getsockname()[1])
         self._keep(asyncio.create_task(self._tend()))
@@ -242,7 +324,7 @@ class Router:
             for dyno in self._dynos:
                 for upstream in [kept for kept in dyno.kept if kept.idle_since < oldest]:
                     dyno.kept.remove(upstream)
-                    upstream.writer.close()
+                    upstream.close()
             if self._log is not None:
                 self._log.flush()
 
@@ -252,19 +334,18 @@ class Router:
                 if not await self._answer(client, head):
                     break
         except (MalformedMessage, ConnectionError, TimeoutError, EOFError):
-            client.writer.transport.abort()  # no request that could be answered or logged
+            client.abort()  # no request that could be answered or logged
         finally:
-            client.writer.close()
+            client.close()
 
     async def _next_head(self, client: _Client) -> Head | None:
         while True:
             part = client.receiver.take() if not client.receiver.is_between_messages else None
             if isinstance(part, Head):
                 return part
-            data = await client.reader.read(_READ_BYTES)
-            if not data:
+            if client.is_gone:
                 return None
-            client.receiver.feed(data)
+            await client.more()
 
     async def _answer(self, client: _Client, head: Head) -> bool:
         """Have one request answered and logged; say whether the connection goes on."""
@@ -303,8 +384,8 @@ class Router:
 
     async def _new_connection(self, dyno: _Dyno) -> _Upstream:
         async with asyncio.timeout(self.rules.connect):
-            reader, writer = await asyncio.open_connection(dyno.host, dyno.port, limit=_READ_BYTES)
-        return _Upstream(reader, writer, Receiver(of_requests=False))
+            _, upstream = await asyncio.get_running_loop().create_connection(_Upstream, dyno.host, dyno.port)
+        return upstream
 
 
 class _Exchange:
@@ -321,12 +402,11 @@ class _Exchange:
         self._has_answer_begun = False
         given = head.get(b"x-request-id") or b""
         self._request_id = given if _REQUEST_ID.fullmatch(given) else str(uuid4()).encode()
-        self._peer = str(client.writer.get_extra_info("peername")[0]).encode()
         self.line = Line(
             method=head.first[0].decode("latin-1"),
             path=head.first[1].decode("latin-1"),
             request_id=self._request_id.decode(),
-            fwd=self._peer.decode(),
+            fwd=client.address,
         )
 
     async def run(self) -> bool:
@@ -360,7 +440,7 @@ class _Exchange:
         """Send the router's own page where nothing was sent yet; say whether the connection goes on."""
         if self._client.is_gone or self._has_answer_begun:
             self.line.status = self.line.status or CLIENT_GONE_STATUS
-            self._client.writer.transport.abort()
+            self._client.abort()
             return False
         page = _error_page(self.line.code)
         self.line.status = 503
@@ -370,7 +450,7 @@ class _Exchange:
         if is_last:
             headers.append((b"connection", b"close"))
         body = b"" if self._head.first[0] == b"HEAD" else page
-        self._client.writer.write(head_bytes(b"HTTP/1.1 503 Service Unavailable", headers) + body)
+        self._client.write(head_bytes(b"HTTP/1.1 503 Service Unavailable", headers) + body)
         return not is_last
 
     def end(self) -> None:
@@ -397,7 +477,7 @@ class _Exchange:
         headers += [
             (b"x-request-start", str(self._started_at_ms).encode()),
             (b"x-request-id", self._request_id),
-            (b"x-forwarded-for", b", ".join([*forwarded, self._peer])),
+            (b"x-forwarded-for", b", ".join([*forwarded, self._client.address.encode()])),
             (b"x-forwarded-proto", b"http"),
             (b"x-forwarded-port", str(self._router.port).encode()),
         ]
@@ -417,19 +497,14 @@ class _Exchange:
                 if isinstance(part, bytes):
                     pieces.append(chunk(part) if self._head.is_chunked else part)
         finally:
-            upstream.writer.write(b"".join(pieces))
+            upstream.write(b"".join(pieces))
         return self._is_request_whole
 
     async def _send_rest(self, upstream: _Upstream) -> None:
         """Pass on the body as it arrives. Raises RouterTrouble when the client stops in the middle."""
         while True:
-            await upstream.writer.drain()
-            try:
-                async with asyncio.timeout(self._router.rules.between_bytes):
-                    data = await self._client.reader.read(_READ_BYTES)
-            except TimeoutError:
-                raise RouterTrouble("H28") from None
-            self._client.receiver.feed(data)
+            await upstream.drain()
+            await self._client.more(self._router.rules.between_bytes, or_else="H28")
             try:
                 if self._send_what_is_here(upstream):
                     return
@@ -444,7 +519,7 @@ class _Exchange:
             async with asyncio.timeout(self._router.rules.connect):
                 while (part := self._client.receiver.take()) is not END:
                     if part is None:
-                        self._client.receiver.feed(await self._client.reader.read(_READ_BYTES))
+                        await self._client.more()
                 return True
         return False
 
@@ -453,7 +528,7 @@ class _Exchange:
         receiver = upstream.receiver
         receiver.expect_answer_to(self._head.first[0])
         if sending is None:
-            return await self._within_first_byte_limit(self._read_answer_head(upstream))
+            return await self._read_answer_head(upstream, within=self._router.rules.first_byte)
         reading = asyncio.create_task(self._read_answer_head(upstream))
         try:
             await asyncio.wait({sending, reading}, return_when=asyncio.FIRST_COMPLETED)
@@ -471,19 +546,19 @@ class _Exchange:
         except TimeoutError:
             raise RouterTrouble("H12") from None
 
-    async def _read_answer_head(self, upstream: _Upstream) -> Head:
+    async def _read_answer_head(self, upstream: _Upstream, *, within: float = math.inf) -> Head:
+        ends_at = time.monotonic() + within
         has_bytes = False
         while True:
             try:
                 part = upstream.receiver.take()
                 while isinstance(part, Head) and part.first[1][:1] == b"1":
-                    self._client.writer.write(head_bytes(b" ".join(part.first), part.headers))
+                    self._client.write(head_bytes(b" ".join(part.first), part.headers))
                     part = upstream.receiver.take()
                 if isinstance(part, Head):
                     return part
-                data = await upstream.reader.read(_READ_BYTES)
-                has_bytes = has_bytes or bool(data)
-                upstream.receiver.feed(data)
+                await upstream.more(max(0.0, ends_at - time.monotonic()), or_else="H12")
+                has_bytes = has_bytes or not upstream.receiver.is_between_messages
             except (EOFError, ConnectionError):
                 raise RouterTrouble("H18" if has_bytes else "H13") from None
             except MalformedMessage:
@@ -505,27 +580,27 @@ class _Exchange:
             headers.append((b"connection", b"keep-alive"))
         self._has_answer_begun = True
         self.line.status = int(head.first[1])
-        writer = self._client.writer
+        client = self._client
         pending = head_bytes(b"HTTP/1.1 %b %b" % head.first[1:], headers)
         try:
             while True:
-                part = await self._next_part(upstream)
+                part = self._next_part(upstream)
                 if isinstance(part, EndOfMessage):
-                    writer.write(pending + chunk(b"") if is_chunked else pending)
-                    await writer.drain()
+                    client.write(pending + chunk(b"") if is_chunked else pending)
+                    await client.drain()
                     return not ends_by_close
                 if isinstance(part, bytes):
                     self.line.bytes += len(part)
                     pending += chunk(part) if is_chunked else part
                 elif part is None:  # nothing more is here: let the client have what there is
-                    writer.write(pending)
-                    await writer.drain()
+                    client.write(pending)
+                    await client.drain()
                     pending = b""
                     await self._read_more(upstream)
         except ConnectionError:
             raise RouterTrouble("H27") from None
 
-    async def _next_part(self, upstream: _Upstream) -> Head | bytes | EndOfMessage | None:
+    def _next_part(self, upstream: _Upstream) -> Head | bytes | EndOfMessage | None:
         try:
             return upstream.receiver.take()
         except EOFError:
@@ -535,10 +610,7 @@ class _Exchange:
 
     async def _read_more(self, upstream: _Upstream) -> None:
         try:
-            async with asyncio.timeout(self._router.rules.between_bytes):
-                upstream.receiver.feed(await upstream.reader.read(_READ_BYTES))
-        except TimeoutError:
-            raise RouterTrouble("H15") from None
+            await upstream.more(self._router.rules.between_bytes, or_else="H15")
         except ConnectionError:
             raise RouterTrouble("H18") from None
 
@@ -547,7 +619,7 @@ def _reused(dyno: _Dyno) -> _Upstream | None:
     """Return the connection used last, leaving out those that the dyno has closed."""
     while dyno.kept:
         upstream = dyno.kept.pop()
-        if not upstream.reader.at_eof() and not upstream.writer.is_closing():
+        if not upstream.is_gone:
             return upstream
         upstream.abort()
     return None
