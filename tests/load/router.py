@@ -18,21 +18,21 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TextIO, cast
+from typing import TextIO
 from uuid import uuid4
 
 import uvloop
 
+from tests.load.peers import Client, RouterTrouble, Upstream
 from tests.load.wire import (
     END,
     HOP_BY_HOP,
     EndOfMessage,
     Head,
     MalformedMessage,
-    Receiver,
     chunk,
     head_bytes,
 )
@@ -51,7 +51,6 @@ DESCRIPTIONS = {
     "H28": "Client Connection Idle",
 }
 CLIENT_GONE_STATUS = 499
-_MOST_UNREAD_BYTES = 131_072
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9-]{20,200}")
 _FLUSH_SECONDS = 0.5
 
@@ -111,137 +110,6 @@ class Line:
         )
 
 
-class RouterTrouble(Exception):
-    """The request ends with one of the router's own codes."""
-
-    def __init__(self, code: str) -> None:
-        super().__init__(code)
-        self.code = code
-
-
-class _Peer(asyncio.Protocol):
-    """The other end of a connection: what it has sent, and a wait for more. Knows at once when it has gone, also while
-    nobody waits; asyncio's streams take twice as long for each message, of the cores that the server needs."""
-
-    def __init__(self, *, of_requests: bool) -> None:
-        self.receiver = Receiver(of_requests=of_requests)
-        self.is_gone = False
-        self._transport: asyncio.Transport | None = None
-        self._loop = asyncio.get_running_loop()
-        self._waiting: asyncio.Future[None] | None = None
-        self._writing: asyncio.Future[None] | None = None
-        self._is_broken = False
-        self._unread_bytes = 0
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)
-
-    def data_received(self, data: bytes) -> None:
-        self.receiver.feed(data)
-        self._unread_bytes += len(data)
-        if self._waiting is None and self._unread_bytes > _MOST_UNREAD_BYTES and self._transport is not None:
-            self._transport.pause_reading()
-        _wake(self._waiting)
-
-    def eof_received(self) -> bool:
-        self._has_gone()
-        return True
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._is_broken = exc is not None or self._writing is not None
-        self._has_gone()
-        _wake(self._writing)
-
-    def pause_writing(self) -> None:
-        self._writing = self._loop.create_future()
-
-    def resume_writing(self) -> None:
-        _wake(self._writing)
-        self._writing = None
-
-    def _has_gone(self) -> None:
-        self.is_gone = True
-        self.receiver.feed(b"")
-        _wake(self._waiting)
-
-    async def more(self, seconds: float = math.inf, or_else: str = "") -> None:
-        """Wait until more has come, or the end of it. Raises ConnectionError when it broke off, and RouterTrouble with
-        the code `or_else` after so many seconds."""
-        self._unread_bytes = 0
-        if self._is_broken:
-            raise ConnectionResetError
-        if self.is_gone or self._transport is None:
-            return
-        self._transport.resume_reading()
-        self._waiting = self._loop.create_future()
-        timer = self._loop.call_later(seconds, self._give_up, or_else) if seconds < math.inf else None
-        try:
-            await self._waiting
-        finally:
-            self._waiting = None
-            if timer is not None:
-                timer.cancel()
-        if self._is_broken:
-            raise ConnectionResetError
-
-    def _give_up(self, code: str) -> None:
-        if self._waiting is not None and not self._waiting.done():
-            self._waiting.set_exception(RouterTrouble(code))
-
-    def write(self, data: bytes) -> None:
-        if self._transport is not None:
-            self._transport.write(data)
-
-    async def drain(self) -> None:
-        """Wait until little is left to be sent. Raises ConnectionError when the connection is lost."""
-        if self._writing is not None:
-            await self._writing
-        if self._is_broken or self._transport is None or (self.is_gone and self._transport.is_closing()):
-            raise ConnectionResetError
-
-    def close(self) -> None:
-        """Close when everything is sent."""
-        if self._transport is not None:
-            self._transport.close()
-
-    def abort(self) -> None:
-        if self._transport is not None:
-            self._transport.abort()
-
-
-class _Upstream(_Peer):
-    """A connection to a dyno."""
-
-    def __init__(self) -> None:
-        super().__init__(of_requests=False)
-        self.idle_since = 0.0
-
-
-class _Client(_Peer):
-    """A client's connection; when the client goes, so does the one to the dyno that works for it."""
-
-    def __init__(self, serve: Callable[["_Client"], object]) -> None:
-        super().__init__(of_requests=True)
-        self.upstream: _Upstream | None = None
-        self.address = ""
-        self._serve = serve
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(transport)
-        self.address = str(transport.get_extra_info("peername")[0])
-        self._serve(self)
-
-    def _has_gone(self) -> None:
-        super()._has_gone()
-        if self.upstream is not None:
-            self.upstream.abort()  # whoever waits for the dyno's answer learns it by this
-
-
-def _wake(waiting: asyncio.Future[None] | None) -> None:
-    if waiting is not None and not waiting.done():
-        waiting.set_result(None)
-
-
 @dataclass(slots=True)
 class _Dyno:
     name: str
@@ -250,7 +118,7 @@ class _Dyno:
     active: int = 0
     is_removed: bool = False
     left_alone_until: float = 0.0
-    kept: list[_Upstream] = field(default_factory=list)
+    kept: list[Upstream] = field(default_factory=list)
 
 
 class Router:
@@ -280,7 +148,7 @@ class Router:
         """Listen on 127.0.0.1; with port 0 on a free one, which `port` then tells."""
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(
-            lambda: _Client(self._accept), "127.0.0.1", port, backlog=4096, start_serving=True
+            lambda: Client(self._accept), "127.0.0.1", port, backlog=4096, start_serving=True
         )
         self.port = int(self._server.sockets[0].getsockname()[1])
         self._keep(asyncio.create_task(self._tend()))
@@ -309,7 +177,7 @@ class Router:
                 _drop_kept(dyno)
         self._dynos = [dyno for dyno in self._dynos if not dyno.is_removed]
 
-    def _accept(self, client: _Client) -> None:
+    def _accept(self, client: Client) -> None:
         self._keep(asyncio.create_task(self._serve(client)))
 
     def _keep(self, task: asyncio.Task[None]) -> None:
@@ -328,7 +196,7 @@ class Router:
             if self._log is not None:
                 self._log.flush()
 
-    async def _serve(self, client: _Client) -> None:
+    async def _serve(self, client: Client) -> None:
         try:
             while (head := await self._next_head(client)) is not None:
                 if not await self._answer(client, head):
@@ -338,7 +206,7 @@ class Router:
         finally:
             client.close()
 
-    async def _next_head(self, client: _Client) -> Head | None:
+    async def _next_head(self, client: Client) -> Head | None:
         while True:
             part = client.receiver.take() if not client.receiver.is_between_messages else None
             if isinstance(part, Head):
@@ -347,7 +215,7 @@ class Router:
                 return None
             await client.more()
 
-    async def _answer(self, client: _Client, head: Head) -> bool:
+    async def _answer(self, client: Client, head: Head) -> bool:
         """Have one request answered and logged; say whether the connection goes on."""
         exchange = _Exchange(self, client, head)
         try:
@@ -362,7 +230,7 @@ class Router:
             else:
                 self._log.write(f"{exchange.line}\n")
 
-    async def connect(self) -> tuple[_Dyno, _Upstream]:
+    async def connect(self) -> tuple[_Dyno, Upstream]:
         """Return a connection to a random dyno. Raises RouterTrouble."""
         if not self._dynos:
             raise RouterTrouble("H14")
@@ -382,16 +250,16 @@ class Router:
                 dyno.left_alone_until = time.monotonic() + self.rules.quarantine
         raise RouterTrouble(code)
 
-    async def _new_connection(self, dyno: _Dyno) -> _Upstream:
+    async def _new_connection(self, dyno: _Dyno) -> Upstream:
         async with asyncio.timeout(self.rules.connect):
-            _, upstream = await asyncio.get_running_loop().create_connection(_Upstream, dyno.host, dyno.port)
+            _, upstream = await asyncio.get_running_loop().create_connection(Upstream, dyno.host, dyno.port)
         return upstream
 
 
 class _Exchange:
     """One request on its way to a dyno, and the answer on its way back."""
 
-    def __init__(self, router: Router, client: _Client, head: Head) -> None:
+    def __init__(self, router: Router, client: Client, head: Head) -> None:
         self._router = router
         self._client = client
         self._head = head
@@ -484,7 +352,7 @@ class _Exchange:
         method, target, _ = self._head.first
         return head_bytes(b"%b %b HTTP/1.1" % (method, target), headers)
 
-    def _send_what_is_here(self, upstream: _Upstream, *, behind: bytes = b"") -> bool:
+    def _send_what_is_here(self, upstream: Upstream, *, behind: bytes = b"") -> bool:
         """Pass on as much of the request's body as has arrived, in one piece with what goes before it; say whether
         that was all. Raises EOFError when the client has stopped in the middle."""
         pieces = [behind]
@@ -500,7 +368,7 @@ class _Exchange:
             upstream.write(b"".join(pieces))
         return self._is_request_whole
 
-    async def _send_rest(self, upstream: _Upstream) -> None:
+    async def _send_rest(self, upstream: Upstream) -> None:
         """Pass on the body as it arrives. Raises RouterTrouble when the client stops in the middle."""
         while True:
             await upstream.drain()
@@ -523,7 +391,7 @@ class _Exchange:
                 return True
         return False
 
-    async def _answer_head(self, upstream: _Upstream, sending: asyncio.Task[None] | None) -> Head:
+    async def _answer_head(self, upstream: Upstream, sending: asyncio.Task[None] | None) -> Head:
         """Wait for the answer's head. The 30 seconds count from when the dyno has the whole request."""
         receiver = upstream.receiver
         receiver.expect_answer_to(self._head.first[0])
@@ -546,7 +414,7 @@ class _Exchange:
         except TimeoutError:
             raise RouterTrouble("H12") from None
 
-    async def _read_answer_head(self, upstream: _Upstream, *, within: float = math.inf) -> Head:
+    async def _read_answer_head(self, upstream: Upstream, *, within: float = math.inf) -> Head:
         ends_at = time.monotonic() + within
         has_bytes = False
         while True:
@@ -564,7 +432,7 @@ class _Exchange:
             except MalformedMessage:
                 raise RouterTrouble("H17") from None
 
-    async def _pass_answer(self, upstream: _Upstream, head: Head) -> bool:
+    async def _pass_answer(self, upstream: Upstream, head: Head) -> bool:
         """Pass the answer on as it comes. Returns False when only its close can tell the client that it is over."""
         is_old_client = self._head.first[2] == b"HTTP/1.0"
         has_body = not (self._head.first[0] == b"HEAD" or head.first[1] in (b"204", b"304"))
@@ -600,7 +468,7 @@ class _Exchange:
         except ConnectionError:
             raise RouterTrouble("H27") from None
 
-    def _next_part(self, upstream: _Upstream) -> Head | bytes | EndOfMessage | None:
+    def _next_part(self, upstream: Upstream) -> Head | bytes | EndOfMessage | None:
         try:
             return upstream.receiver.take()
         except EOFError:
@@ -608,14 +476,14 @@ class _Exchange:
         except MalformedMessage:
             raise RouterTrouble("H17") from None
 
-    async def _read_more(self, upstream: _Upstream) -> None:
+    async def _read_more(self, upstream: Upstream) -> None:
         try:
             await upstream.more(self._router.rules.between_bytes, or_else="H15")
         except ConnectionError:
             raise RouterTrouble("H18") from None
 
 
-def _reused(dyno: _Dyno) -> _Upstream | None:
+def _reused(dyno: _Dyno) -> Upstream | None:
     """Return the connection used last, leaving out those that the dyno has closed."""
     while dyno.kept:
         upstream = dyno.kept.pop()
