@@ -51,11 +51,15 @@ def test_nonsense_is_refused(nonsense):
         list(iter(receiver.take, None))
 
 
-def test_a_message_that_stops_in_the_middle_is_an_end_of_file():
-    receiver = Receiver(of_requests=True)
-    receiver.feed(request_bytes("POST", "/", host="a", body=b"whole")[:-1])
-    assert isinstance(receiver.take(), Head)
-    assert receiver.take() == b"whol"
-    receiver.feed(b"")
-    with pytest.raises(EOFError):
-        receiver.take()
+WHOLE = request_bytes("POST", "/", host="a", body=b"whole")
+IN_CHUNKS = b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n" + chunk(b"whole") + chunk(b"")
+
+
+@pytest.mark.parametrize("message", [WHOLE, IN_CHUNKS])
+def test_a_message_that_stops_anywhere_is_an_end_of_file(message):
+    for length in range(1, len(message)):
+        receiver = Receiver(of_requests=True)
+        receiver.feed(message[:length])
+        receiver.feed(b"")
+        with pytest.raises(EOFError):
+            list(iter(receiver.take, None))
